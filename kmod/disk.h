@@ -1,0 +1,271 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * The tracked disk: what the gate, the auditor and the control plane share.
+ *
+ * Life:
+ *	attach		in the table; readers find it by its gendisk under RCU
+ *	detach		out of the table and the list; a grace period later no new
+ *			reader has it; @ref is killed
+ *	drained		the last shim, parked bio and event let @ref go: maps are
+ *			freed, the gendisk is put
+ *	freed		the last open character device lets @kref go
+ *
+ * Nothing holds the disk open: only the gendisk's memory and its driver's
+ * module are pinned, so removal, deactivation and hot-unplug go on working.
+ */
+#ifndef BLKCBT_DISK_H
+#define BLKCBT_DISK_H
+
+#include <linux/blkcbt.h>
+#include <linux/blkdev.h>
+#include <linux/hash.h>
+#include <linux/kref.h>
+#include <linux/mempool.h>
+#include <linux/mutex.h>
+#include <linux/percpu-refcount.h>
+#include <linux/rculist.h>
+#include <linux/spinlock.h>
+#include <linux/workqueue.h>
+#include "compat.h"
+#include "epoch.h"
+#include "fault.h"
+#include "map.h"
+
+#define BLKCBT_HASH_BITS	7
+#define BLKCBT_DISKS_MAX	1024u
+
+/**
+ * struct blkcbt_disk - a tracked disk
+ *
+ * Set once, before the disk is in the table:
+ * @gd: the disk; a reference is held
+ * @nr_granules: size of the maps
+ * @granule_sector_shift: log2 of the granule in sectors
+ * @bio_based: has no requests: writes carry a completion shim
+ * @scsi: its passthrough requests are SCSI commands
+ * @nr_sectors: size when attached
+ * @owner: the driver's module, pinned
+ * @index: number of the character device
+ * @id: random number of this attachment
+ * @shim_pool: reserve of shims of a bio-based disk, for parked bios
+ * @park_wq: resubmits parked bios; of its own, so that a disk on top of another
+ *	never waits behind it
+ *
+ * RCU, changed under blkcbt_ctl_mutex:
+ * @node: in the table by @gd
+ * @cur: the current map; readers mark it
+ * @old: the map of the open epoch or, after its commit, of the last epoch (so that
+ *	a write that took long from gate to hardware is known); NULL after abort
+ *
+ * blkcbt_ctl_mutex:
+ * @list: in blkcbt_disks, by index
+ * @epoch: the transaction
+ * @cut_ns: time of the last cut, CLOCK_BOOTTIME
+ * @detached: for open character devices
+ *
+ * Written under blkcbt_ctl_mutex, read by the auditor without:
+ * @old_open: @old is an open epoch's
+ * @commit_ns: time of the last commit, as in request.start_time_ns
+ * @cut_once: there has been a cut
+ *
+ * Any context:
+ * @ref: one for the table, one for each shim, parked bio and queued event
+ * @resized: sticky
+ * @escapes, @late, @passthrough, @parked: statistics
+ * @fallbacks: of maps that are freed already
+ * @inflight: shims under way, per processor
+ * @events: bits of enum blkcbt_event to be sent by @event_work
+ * @escape_after: jiffies before which no further escape is reported
+ *
+ * @park_lock:
+ * @park_list: bios waiting for a shim
+ *
+ * @kref: memory of this object: one for @ref, one for each open descriptor
+ */
+struct blkcbt_disk {
+	struct hlist_node node;
+	struct gendisk *gd;
+	struct blkcbt_map __rcu *cur;
+	u64 nr_granules;
+	u8 granule_sector_shift;
+	bool bio_based;
+	bool scsi;
+	bool cut_once;
+	bool old_open;
+	bool resized;
+	struct blkcbt_map __rcu *old;
+	u64 commit_ns;
+
+	struct percpu_ref ref;
+	long __percpu *inflight;
+	mempool_t *shim_pool;
+	struct workqueue_struct *park_wq;
+	struct work_struct park_work;
+	spinlock_t park_lock; /* park_list */
+	struct bio_list park_list;
+
+	sector_t nr_sectors;
+	struct module *owner;
+	unsigned int index;
+	u64 id;
+
+	struct list_head list;
+	struct blkcbt_epoch epoch;
+	u64 cut_ns;
+	bool detached;
+
+	atomic64_t escapes;
+	atomic64_t late;
+	atomic64_t passthrough;
+	atomic64_t parked;
+	u64 fallbacks;
+
+	unsigned long events;
+	unsigned long escape_after;
+	struct work_struct event_work;
+	struct work_struct free_work;
+	struct kref kref;
+};
+
+/**
+ * struct blkcbt_group_item - one disk of a cut, commit or abort
+ * @disk: the disk
+ * @from_bytes: commit: start of what is forgotten
+ * @to_bytes: commit: end of what is forgotten
+ * @fresh: cut: the map that becomes current
+ * @stale: the map that is freed a grace period later
+ */
+struct blkcbt_group_item {
+	struct blkcbt_disk *disk;
+	u64 from_bytes;
+	u64 to_bytes;
+	struct blkcbt_map *fresh;
+	struct blkcbt_map *stale;
+};
+
+extern struct mutex blkcbt_ctl_mutex;
+extern struct list_head blkcbt_disks;
+extern unsigned int blkcbt_disks_seq;
+extern struct hlist_head blkcbt_table[1 << BLKCBT_HASH_BITS];
+extern struct workqueue_struct *blkcbt_wq;
+
+/* disk.c: under blkcbt_ctl_mutex; @why, of BLKCBT_WHY_LEN bytes, says what went wrong */
+#define BLKCBT_WHY_LEN	240
+struct blkcbt_disk *blkcbt_disk_by_dev(dev_t dev);
+struct blkcbt_disk *blkcbt_disk_by_index(unsigned int index);
+struct blkcbt_disk *blkcbt_disk_attach(dev_t dev, u32 granule_bytes, char *why);
+int blkcbt_disk_detach(struct blkcbt_disk *d, bool force, char *why);
+int blkcbt_group_cut(struct blkcbt_group_item *items, unsigned int n, u64 epoch, u64 *cut_ns,
+		     char *why);
+int blkcbt_group_end(struct blkcbt_group_item *items, unsigned int n, u64 epoch,
+		     enum blkcbt_epoch_step step, char *why);
+int blkcbt_disk_mark_bytes(struct blkcbt_disk *d, u64 from_bytes, u64 to_bytes, char *why);
+u32 blkcbt_disk_flags(struct blkcbt_disk *d);
+
+/* disk.c: any context */
+void blkcbt_disk_put(struct blkcbt_disk *d);
+void blkcbt_disk_raise(struct blkcbt_disk *d, enum blkcbt_event event);
+void blkcbt_disk_escape(struct blkcbt_disk *d, sector_t sector, sector_t sectors);
+void blkcbt_disk_mark_odd(struct blkcbt_disk *d, sector_t sector, sector_t sectors);
+void blkcbt_disk_mark_whole(struct blkcbt_disk *d);
+void blkcbt_disks_wait(void);
+
+/* observe.c */
+#define BLKCBT_REASON_LEN	400
+int blkcbt_observe_start(void);
+void blkcbt_observe_stop(void);
+const char *blkcbt_observe_refuse(bool bio_based);
+bool blkcbt_observe_degraded(bool bio_based);
+enum blkcbt_gate_mode blkcbt_observe_mode(const char **why);
+const char *blkcbt_observe_mode_name(void);
+u32 blkcbt_observers(void);
+
+/* gate.c */
+const char *blkcbt_gate_start(void);
+void blkcbt_gate_stop(void);
+
+/* auditor.c */
+int blkcbt_auditor_start(bool gate, u32 *observers);
+void blkcbt_auditor_stop(void);
+
+/* shim.c */
+struct blkcbt_shim;
+extern struct kmem_cache *blkcbt_shim_cache;
+int blkcbt_shim_init(void);
+void blkcbt_shim_exit(void);
+bool blkcbt_shim_present(struct blkcbt_disk *d, struct bio *bio, sector_t sector, sector_t sectors);
+bool blkcbt_shim_try(struct blkcbt_disk *d, struct bio *bio, sector_t sector, sector_t sectors);
+bool blkcbt_shim_reserve(struct blkcbt_disk *d, struct bio *bio);
+bool blkcbt_shim_completes(struct blkcbt_disk *d, struct bio *bio);
+
+/* park.c */
+void blkcbt_park_stub(struct bio *bio);
+int blkcbt_park_init_disk(struct blkcbt_disk *d);
+void blkcbt_park_exit_disk(struct blkcbt_disk *d);
+void blkcbt_park_kick(struct blkcbt_disk *d);
+void blkcbt_park_exit(void);
+void blkcbt_park_fault_locks(struct blkcbt_disk *d, bool orphans_first);
+
+/* event.c */
+void blkcbt_event_work(struct work_struct *work);
+
+/* chardev.c */
+int blkcbt_chardev_init(void);
+void blkcbt_chardev_exit(void);
+int blkcbt_chardev_add(struct blkcbt_disk *d);
+void blkcbt_chardev_del(struct blkcbt_disk *d);
+
+/* genl.c */
+int blkcbt_genl_init(void);
+void blkcbt_genl_exit(void);
+void blkcbt_genl_multicast(struct blkcbt_disk *d, enum blkcbt_event event);
+
+/**
+ * blkcbt_disk_find() - the tracked disk of a gendisk
+ * @gd: the gendisk
+ *
+ * Context: between blkcbt_read_lock() and blkcbt_read_unlock(), which is also
+ * how long the result is good.
+ * Return: the disk, or NULL if it is not tracked.
+ */
+static __always_inline struct blkcbt_disk *blkcbt_disk_find(const struct gendisk *gd)
+{
+	struct blkcbt_disk *d;
+
+	hlist_for_each_entry_rcu_notrace(d, &blkcbt_table[hash_ptr(gd, BLKCBT_HASH_BITS)], node)
+		if (d->gd == gd)
+			return d;
+	return NULL;
+}
+
+/**
+ * blkcbt_disk_mark() - mark a write in the current map
+ * @d: the disk
+ * @sector: first sector, on the whole disk
+ * @sectors: how many, at least one
+ *
+ * Context: between blkcbt_read_lock() and blkcbt_read_unlock().
+ */
+static __always_inline void blkcbt_disk_mark(struct blkcbt_disk *d, sector_t sector,
+					     sector_t sectors)
+{
+	u64 first = sector >> d->granule_sector_shift;
+	u64 last = (sector + sectors - 1) >> d->granule_sector_shift;
+
+	if (unlikely(last >= d->nr_granules || first > last))
+		blkcbt_disk_mark_odd(d, sector, sectors);
+	else
+		blkcbt_map_mark(rcu_dereference_raw(d->cur), first, last);
+}
+
+/* The place of a bio on the whole disk. */
+static __always_inline sector_t blkcbt_bio_sector(struct bio *bio)
+{
+	sector_t sector = bio->bi_iter.bi_sector;
+
+	if (!bio_flagged(bio, BIO_REMAPPED))
+		sector += bio->bi_bdev->bd_start_sect;
+	return sector;
+}
+
+#endif /* BLKCBT_DISK_H */

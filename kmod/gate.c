@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The gate: an ftrace callback on submit_bio_noacct(), through which every bio
+ * comes before the block layer takes it.
+ *
+ * A write to a tracked disk is marked in the current map; a write to a
+ * bio-based disk gets a completion shim as well. If there is no memory for the
+ * shim, the bio is diverted: the callback sets the instruction pointer to
+ * blkcbt_park_stub(), which queues it and returns to the submitter. The gate
+ * itself never sleeps and never calls back into the block layer, and a bio that
+ * needs nothing runs on in the original function, so no sleeping task ever has
+ * a frame of this module on its stack.
+ *
+ * A bio that the block layer splits comes back below submit_bio_noacct(): each
+ * range is seen once. A bio that is submitted from within another driver's
+ * submission (dm, md: current->bio_list is set) is a bio like any other.
+ *
+ * Compiled without tracing; this callback and what it inlines are all that a
+ * write pays for, so it reads top to bottom as the processor runs it.
+ */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
+#include <linux/bio.h>
+#include <linux/ftrace.h>
+#include "disk.h"
+
+#ifdef BLKCBT_HAVE_GATE
+
+static noinline notrace void gate_shim(struct blkcbt_disk *d, struct bio *bio, sector_t sector,
+				       sector_t sectors, struct ftrace_regs *fregs)
+{
+	if (blkcbt_shim_present(d, bio, sector, sectors))
+		return;
+	if (unlikely(!blkcbt_shim_try(d, bio, sector, sectors)))
+		blkcbt_fregs_divert(fregs, (unsigned long)blkcbt_park_stub);
+}
+
+static void notrace gate_callback(unsigned long ip, unsigned long parent_ip,
+				  struct ftrace_ops *op, struct ftrace_regs *fregs)
+{
+	struct bio *bio = (struct bio *)blkcbt_fregs_arg0(fregs);
+	struct blkcbt_disk *d;
+
+	if (!op_is_write(bio->bi_opf))
+		return;
+
+	blkcbt_read_lock();
+	d = blkcbt_disk_find(bio->bi_bdev->bd_disk);
+	if (d) {
+		sector_t sector = blkcbt_bio_sector(bio);
+		unsigned int sectors = bio_sectors(bio);
+
+		if (likely(sectors) && !blkcbt_fault_gate()) {
+			blkcbt_disk_mark(d, sector, sectors);
+			if (unlikely(d->bio_based))
+				gate_shim(d, bio, sector, sectors, fregs);
+		}
+	}
+	blkcbt_read_unlock();
+}
+
+static struct ftrace_ops gate_ops = {
+	.func	= gate_callback,
+	/* PERMANENT: not to be switched off by the ftrace_enabled sysctl. */
+	.flags	= BLKCBT_GATE_FLAGS,
+};
+
+static void notrace probe_callback(unsigned long ip, unsigned long parent_ip,
+				   struct ftrace_ops *op, struct ftrace_regs *fregs)
+{
+}
+
+/* Wants of ftrace what the gate wants, but nothing that it grants only once. */
+static struct ftrace_ops probe_ops = {
+	.func	= probe_callback,
+	.flags	= FTRACE_OPS_FL_PERMANENT,
+};
+
+static int gate_register(struct ftrace_ops *ops)
+{
+	int err = ftrace_set_filter_ip(ops, (unsigned long)submit_bio_noacct, 0, 0);
+
+	if (!err)
+		err = register_ftrace_function(ops);
+	if (err)
+		ftrace_free_filter(ops);
+	return err;
+}
+
+static void gate_unregister(struct ftrace_ops *ops)
+{
+	unregister_ftrace_function(ops);
+	ftrace_free_filter(ops);
+}
+
+/* Why it is -EBUSY: whether ftrace is switched off is not to be read anywhere. */
+static const char *busy(void)
+{
+	if (gate_register(&probe_ops))
+		return "no gate, ftrace is switched off (sysctl kernel.ftrace_enabled=1, then load blkcbt again)";
+	gate_unregister(&probe_ops);
+	return "no gate, a live patch holds submit_bio_noacct (disable the patch in /sys/kernel/livepatch, then load blkcbt again)";
+}
+
+static bool registered;
+
+/**
+ * blkcbt_gate_start() - begin to look at bios
+ *
+ * Return: NULL, or why this kernel has no gate to give.
+ */
+const char *blkcbt_gate_start(void)
+{
+	int err = gate_register(&gate_ops);
+
+	registered = !err;
+	switch (err) {
+	case 0:
+		return NULL;
+	case -EBUSY:
+		return busy();
+	case -EINVAL:
+		return "no gate, submit_bio_noacct cannot be traced on this kernel";
+	case -ENODEV:
+		return "no gate, ftrace has disabled itself (what does the kernel's log say? reboot)";
+	default:
+		pr_warn("ftrace refused submit_bio_noacct: error %d\n", err);
+		return "no gate, ftrace refused submit_bio_noacct (what does the kernel's log say?)";
+	}
+}
+
+/**
+ * blkcbt_gate_stop() - look at no more bios
+ *
+ * When this returns, nobody is in the callback. Somebody may still be in
+ * blkcbt_park_stub().
+ */
+void blkcbt_gate_stop(void)
+{
+	if (registered)
+		gate_unregister(&gate_ops);
+	registered = false;
+}
+
+#else
+
+const char *blkcbt_gate_start(void)
+{
+	return "no gate, this kernel has no function tracer to redirect with";
+}
+
+void blkcbt_gate_stop(void)
+{
+}
+
+#endif

@@ -1,0 +1,549 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The generic netlink family: the control plane, as <linux/blkcbt.h> says.
+ *
+ * Each command has its own policy, so an attribute that it does not know is
+ * refused, and checks CAP_SYS_ADMIN of the caller and of whoever opened the
+ * socket. An error carries a text that names the disk and the remedy.
+ */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
+#include <linux/capability.h>
+#include <linux/module.h>
+#include <net/genetlink.h>
+#include "disk.h"
+
+static struct genl_family family;
+
+static const struct nla_policy no_policy[BLKCBT_A_MAX + 1] = { };
+
+static const struct nla_policy dev_policy[BLKCBT_A_MAX + 1] = {
+	[BLKCBT_A_MAJOR]	= { .type = NLA_U32 },
+	[BLKCBT_A_MINOR]	= { .type = NLA_U32 },
+};
+
+static const struct nla_policy attach_policy[BLKCBT_A_MAX + 1] = {
+	[BLKCBT_A_MAJOR]	= { .type = NLA_U32 },
+	[BLKCBT_A_MINOR]	= { .type = NLA_U32 },
+	[BLKCBT_A_GRANULE_BYTES] = { .type = NLA_U32 },
+};
+
+static const struct nla_policy detach_policy[BLKCBT_A_MAX + 1] = {
+	[BLKCBT_A_MAJOR]	= { .type = NLA_U32 },
+	[BLKCBT_A_MINOR]	= { .type = NLA_U32 },
+	[BLKCBT_A_FORCE]	= { .type = NLA_FLAG },
+};
+
+static const struct nla_policy range_policy[BLKCBT_A_MAX + 1] = {
+	[BLKCBT_A_MAJOR]	= { .type = NLA_U32 },
+	[BLKCBT_A_MINOR]	= { .type = NLA_U32 },
+	[BLKCBT_A_FROM_BYTES]	= { .type = NLA_U64 },
+	[BLKCBT_A_TO_BYTES]	= { .type = NLA_U64 },
+};
+
+static const struct nla_policy group_policy[BLKCBT_A_MAX + 1] = {
+	[BLKCBT_A_EPOCH]	= { .type = NLA_U64 },
+	[BLKCBT_A_DISK]		= NLA_POLICY_NESTED(dev_policy),
+};
+
+static const struct nla_policy commit_policy[BLKCBT_A_MAX + 1] = {
+	[BLKCBT_A_EPOCH]	= { .type = NLA_U64 },
+	[BLKCBT_A_DISK]		= NLA_POLICY_NESTED(range_policy),
+};
+
+/*
+ * Texts for the reply to an error (extack). The kernel's own formatted messages
+ * end after 80 characters, and the reply is made after the command has
+ * returned: so the texts live here, used in turn. One that is overtaken by
+ * more concurrent errors than there are would be wrong, never wild.
+ */
+static char *next_text(void)
+{
+	static char texts[64][BLKCBT_WHY_LEN];
+	static atomic_t at = ATOMIC_INIT(0);
+	char *text = texts[(unsigned int)atomic_inc_return(&at) % ARRAY_SIZE(texts)];
+
+	text[0] = '\0';
+	return text;
+}
+
+static int say(struct netlink_ext_ack *extack, const char *text, int err)
+{
+	if (extack && err && text[0])
+		extack->_msg = text;
+	return err;
+}
+
+static int admin(struct sk_buff *skb, struct genl_info *info)
+{
+	if (netlink_capable(skb, CAP_SYS_ADMIN))
+		return 0;
+	return say(info->extack, "not permitted: CAP_SYS_ADMIN is needed (run it as root)",
+		   -EPERM);
+}
+
+static int get_dev(struct nlattr **attrs, struct netlink_ext_ack *extack, dev_t *dev)
+{
+	u32 major, minor;
+
+	if (!attrs[BLKCBT_A_MAJOR] || !attrs[BLKCBT_A_MINOR])
+		return say(extack, "no disk named: BLKCBT_A_MAJOR and BLKCBT_A_MINOR are needed",
+			   -EINVAL);
+	major = nla_get_u32(attrs[BLKCBT_A_MAJOR]);
+	minor = nla_get_u32(attrs[BLKCBT_A_MINOR]);
+	if (major > (U32_MAX >> MINORBITS) || minor > MINORMASK) {
+		char *why = next_text();
+
+		snprintf(why, BLKCBT_WHY_LEN, "disk %u:%u: no such disk (no such device number)",
+			 major, minor);
+		return say(extack, why, -ENODEV);
+	}
+	*dev = MKDEV(major, minor);
+	return 0;
+}
+
+static struct blkcbt_disk *get_disk_by(struct nlattr **attrs, struct netlink_ext_ack *extack)
+{
+	struct blkcbt_disk *d;
+	dev_t dev;
+	int err = get_dev(attrs, extack, &dev);
+
+	if (err)
+		return ERR_PTR(err == -ENODEV ? -ENOENT : err);
+	d = blkcbt_disk_by_dev(dev);
+	if (!d) {
+		char *why = next_text();
+
+		snprintf(why, BLKCBT_WHY_LEN, "disk %u:%u: not tracked (attach it first)",
+			 MAJOR(dev), MINOR(dev));
+		return ERR_PTR(say(extack, why, -ENOENT));
+	}
+	return d;
+}
+
+/*
+ * Replies
+ */
+
+static int put_u64(struct sk_buff *skb, int attr, u64 value)
+{
+	return nla_put_u64_64bit(skb, attr, value, BLKCBT_A_PAD);
+}
+
+static int put_state(struct sk_buff *skb, struct blkcbt_disk *d)
+{
+	const struct blkcbt_map *cur = rcu_dereference_protected(d->cur,
+						lockdep_is_held(&blkcbt_ctl_mutex));
+	const struct blkcbt_map *old = rcu_dereference_protected(d->old,
+						lockdep_is_held(&blkcbt_ctl_mutex));
+	unsigned int granule_shift = d->granule_sector_shift + SECTOR_SHIFT;
+	u64 size = (u64)d->nr_sectors << SECTOR_SHIFT;
+	bool open = d->epoch.state == BLKCBT_EPOCH_OPEN;
+	u64 fallbacks = d->fallbacks + atomic64_read(&cur->fallbacks) +
+			(old ? atomic64_read(&old->fallbacks) : 0);
+	u64 dirty = min(blkcbt_map_count(cur) << granule_shift, size);
+	u64 in_open = open ? min(blkcbt_map_count(old) << granule_shift, size) : 0;
+	long inflight = 0;
+	int cpu;
+
+	for_each_possible_cpu(cpu)
+		inflight += *per_cpu_ptr(d->inflight, cpu);
+
+	return nla_put_u32(skb, BLKCBT_A_INDEX, d->index) ||
+	       nla_put_u32(skb, BLKCBT_A_GRANULE_BYTES, 1u << granule_shift) ||
+	       put_u64(skb, BLKCBT_A_SIZE_BYTES, size) ||
+	       put_u64(skb, BLKCBT_A_EPOCH, d->epoch.last) ||
+	       nla_put_u32(skb, BLKCBT_A_EPOCH_STATE, d->epoch.state) ||
+	       put_u64(skb, BLKCBT_A_EPOCH_COMMITTED, d->epoch.committed) ||
+	       put_u64(skb, BLKCBT_A_CUT_NS, d->cut_ns) ||
+	       put_u64(skb, BLKCBT_A_DIRTY_BYTES, dirty) ||
+	       put_u64(skb, BLKCBT_A_OPEN_BYTES, in_open) ||
+	       put_u64(skb, BLKCBT_A_MAP_BYTES,
+		       blkcbt_map_bytes(cur) + (old ? blkcbt_map_bytes(old) : 0)) ||
+	       put_u64(skb, BLKCBT_A_MAP_FALLBACKS, fallbacks) ||
+	       put_u64(skb, BLKCBT_A_PARKED, atomic64_read(&d->parked)) ||
+	       put_u64(skb, BLKCBT_A_INFLIGHT, max(inflight, 0L));
+}
+
+/* A BLKCBT_A_DISK nest; @brief: what an event says, from any task context. */
+static int put_disk_nest(struct sk_buff *skb, struct blkcbt_disk *d, bool brief)
+{
+	struct nlattr *nest = nla_nest_start(skb, BLKCBT_A_DISK);
+	dev_t dev = disk_devt(d->gd);
+
+	if (!nest)
+		return -EMSGSIZE;
+	if (nla_put_u32(skb, BLKCBT_A_MAJOR, MAJOR(dev)) ||
+	    nla_put_u32(skb, BLKCBT_A_MINOR, MINOR(dev)) ||
+	    nla_put_string(skb, BLKCBT_A_NAME, d->gd->disk_name) ||
+	    put_u64(skb, BLKCBT_A_ID, d->id) ||
+	    nla_put_u32(skb, BLKCBT_A_FLAGS, blkcbt_disk_flags(d)) ||
+	    put_u64(skb, BLKCBT_A_ESCAPES, atomic64_read(&d->escapes)) ||
+	    put_u64(skb, BLKCBT_A_LATE, atomic64_read(&d->late)) ||
+	    put_u64(skb, BLKCBT_A_PASSTHROUGH, atomic64_read(&d->passthrough)) ||
+	    (!brief && put_state(skb, d))) {
+		nla_nest_cancel(skb, nest);
+		return -EMSGSIZE;
+	}
+	nla_nest_end(skb, nest);
+	return 0;
+}
+
+static struct sk_buff *new_reply(struct genl_info *info, u8 cmd, void **hdr)
+{
+	struct sk_buff *msg = genlmsg_new(NLMSG_DEFAULT_SIZE, GFP_KERNEL);
+
+	if (!msg)
+		return NULL;
+	*hdr = genlmsg_put_reply(msg, info, &family, 0, cmd);
+	if (*hdr)
+		return msg;
+	nlmsg_free(msg);
+	return NULL;
+}
+
+static int finish_reply(struct genl_info *info, struct sk_buff *msg, void *hdr, int err)
+{
+	if (err) {
+		nlmsg_free(msg);
+		return -EMSGSIZE;
+	}
+	genlmsg_end(msg, hdr);
+	return genlmsg_reply(msg, info);
+}
+
+static int reply_disk(struct genl_info *info, u8 cmd, struct blkcbt_disk *d)
+{
+	struct sk_buff *msg;
+	void *hdr;
+
+	msg = new_reply(info, cmd, &hdr);
+	if (!msg)
+		return -ENOMEM;
+	return finish_reply(info, msg, hdr, put_disk_nest(msg, d, false));
+}
+
+/**
+ * blkcbt_genl_multicast() - send an event
+ * @d: the disk it concerns
+ * @event: what happened
+ *
+ * Context: may sleep. Nobody listening, or no memory: the event is dropped; the
+ * statistics and flags of the disk stay.
+ */
+void blkcbt_genl_multicast(struct blkcbt_disk *d, enum blkcbt_event event)
+{
+	struct sk_buff *msg = genlmsg_new(NLMSG_DEFAULT_SIZE, GFP_KERNEL);
+	void *hdr;
+
+	if (!msg)
+		return;
+	hdr = genlmsg_put(msg, 0, 0, &family, 0, BLKCBT_CMD_EVENT);
+	if (!hdr || nla_put_u32(msg, BLKCBT_A_EVENT, event) || put_disk_nest(msg, d, true)) {
+		nlmsg_free(msg);
+		return;
+	}
+	genlmsg_end(msg, hdr);
+	genlmsg_multicast(&family, msg, 0, 0, GFP_KERNEL);
+}
+
+/*
+ * Commands
+ */
+
+static int cmd_info(struct sk_buff *skb, struct genl_info *info)
+{
+	enum blkcbt_gate_mode mode;
+	struct sk_buff *msg;
+	const char *reason;
+	void *hdr;
+	int err;
+
+	msg = new_reply(info, BLKCBT_CMD_INFO, &hdr);
+	if (!msg)
+		return -ENOMEM;
+	mode = blkcbt_observe_mode(&reason);
+	err = nla_put_string(msg, BLKCBT_A_MODULE_VERSION, THIS_MODULE->version) ||
+	      nla_put_u32(msg, BLKCBT_A_GATE_MODE, mode) ||
+	      nla_put_u32(msg, BLKCBT_A_OBSERVERS, blkcbt_observers()) ||
+	      (reason && nla_put_string(msg, BLKCBT_A_GATE_REASON, reason));
+#ifdef BLKCBT_FAULTS
+	err = err || nla_put_flag(msg, BLKCBT_A_FAULTS);
+#endif
+	return finish_reply(info, msg, hdr, err);
+}
+
+static int cmd_attach(struct sk_buff *skb, struct genl_info *info)
+{
+	u32 granule = BLKCBT_GRANULE_DEFAULT;
+	struct blkcbt_disk *d;
+	char *why = next_text();
+	dev_t dev;
+	int err = admin(skb, info) ?: get_dev(info->attrs, info->extack, &dev);
+
+	if (err)
+		return err;
+	if (info->attrs[BLKCBT_A_GRANULE_BYTES])
+		granule = nla_get_u32(info->attrs[BLKCBT_A_GRANULE_BYTES]);
+
+	mutex_lock(&blkcbt_ctl_mutex);
+	d = blkcbt_disk_attach(dev, granule, why);
+	if (IS_ERR(d)) {
+		err = say(info->extack, why, PTR_ERR(d));
+	} else {
+		err = reply_disk(info, BLKCBT_CMD_ATTACH, d);
+		blkcbt_genl_multicast(d, BLKCBT_EVENT_ATTACHED);
+	}
+	mutex_unlock(&blkcbt_ctl_mutex);
+	return err;
+}
+
+static int cmd_detach(struct sk_buff *skb, struct genl_info *info)
+{
+	char *why = next_text();
+	struct blkcbt_disk *d;
+	int err = admin(skb, info);
+
+	if (err)
+		return err;
+	mutex_lock(&blkcbt_ctl_mutex);
+	d = get_disk_by(info->attrs, info->extack);
+	if (IS_ERR(d)) {
+		err = PTR_ERR(d);
+	} else {
+		/* For the event: the gendisk outlives the detach as long as @ref does. */
+		percpu_ref_get(&d->ref);
+		err = say(info->extack, why,
+			  blkcbt_disk_detach(d, info->attrs[BLKCBT_A_FORCE], why));
+		if (!err)
+			blkcbt_genl_multicast(d, BLKCBT_EVENT_DETACHED);
+		percpu_ref_put(&d->ref);
+	}
+	mutex_unlock(&blkcbt_ctl_mutex);
+	return err;
+}
+
+static int cmd_get(struct sk_buff *skb, struct genl_info *info)
+{
+	struct blkcbt_disk *d;
+	int err;
+
+	mutex_lock(&blkcbt_ctl_mutex);
+	d = get_disk_by(info->attrs, info->extack);
+	err = IS_ERR(d) ? PTR_ERR(d) : reply_disk(info, BLKCBT_CMD_GET, d);
+	mutex_unlock(&blkcbt_ctl_mutex);
+	return err;
+}
+
+static int dump_get(struct sk_buff *skb, struct netlink_callback *cb)
+{
+	struct blkcbt_disk *d;
+	long at = 0;
+
+	mutex_lock(&blkcbt_ctl_mutex);
+	cb->seq = blkcbt_disks_seq;
+	list_for_each_entry(d, &blkcbt_disks, list) {
+		void *hdr;
+
+		if (at++ < cb->args[0])
+			continue;
+		hdr = genlmsg_put(skb, NETLINK_CB(cb->skb).portid, cb->nlh->nlmsg_seq, &family,
+				  NLM_F_MULTI, BLKCBT_CMD_GET);
+		if (!hdr)
+			break;
+		genl_dump_check_consistent(cb, hdr);
+		if (put_disk_nest(skb, d, false)) {
+			genlmsg_cancel(skb, hdr);
+			break;
+		}
+		genlmsg_end(skb, hdr);
+		cb->args[0] = at;
+	}
+	mutex_unlock(&blkcbt_ctl_mutex);
+	return skb->len;
+}
+
+static int cmd_mark(struct sk_buff *skb, struct genl_info *info)
+{
+	struct nlattr **attrs = info->attrs;
+	char *why = next_text();
+	u64 from = 0, to = U64_MAX;
+	struct blkcbt_disk *d;
+	int err = admin(skb, info);
+
+	if (err)
+		return err;
+	if (attrs[BLKCBT_A_FROM_BYTES])
+		from = nla_get_u64(attrs[BLKCBT_A_FROM_BYTES]);
+	if (attrs[BLKCBT_A_TO_BYTES])
+		to = nla_get_u64(attrs[BLKCBT_A_TO_BYTES]);
+	mutex_lock(&blkcbt_ctl_mutex);
+	d = get_disk_by(attrs, info->extack);
+	if (IS_ERR(d))
+		err = PTR_ERR(d);
+	else
+		err = say(info->extack, why, blkcbt_disk_mark_bytes(d, from, to, why));
+	mutex_unlock(&blkcbt_ctl_mutex);
+	return err;
+}
+
+/* One BLKCBT_A_DISK nest of a group. Under blkcbt_ctl_mutex. */
+static int parse_item(struct nlattr *nest, const struct nla_policy *policy,
+		      struct netlink_ext_ack *extack, struct blkcbt_group_item *items,
+		      unsigned int n)
+{
+	struct nlattr *attrs[BLKCBT_A_MAX + 1];
+	struct blkcbt_disk *d;
+	unsigned int i;
+	int err;
+
+	err = nla_parse_nested(attrs, BLKCBT_A_MAX, nest, policy, extack);
+	if (err)
+		return err;
+	d = get_disk_by(attrs, extack);
+	if (IS_ERR(d))
+		return PTR_ERR(d);
+	for (i = 0; i < n; i++) {
+		char *why;
+
+		if (items[i].disk != d)
+			continue;
+		why = next_text();
+		snprintf(why, BLKCBT_WHY_LEN, "disk %s: named twice (name it once)",
+			 d->gd->disk_name);
+		return say(extack, why, -EINVAL);
+	}
+	items[n].disk = d;
+	items[n].to_bytes = U64_MAX;
+	if (attrs[BLKCBT_A_FROM_BYTES])
+		items[n].from_bytes = nla_get_u64(attrs[BLKCBT_A_FROM_BYTES]);
+	if (attrs[BLKCBT_A_TO_BYTES])
+		items[n].to_bytes = nla_get_u64(attrs[BLKCBT_A_TO_BYTES]);
+	return 0;
+}
+
+static int reply_cut(struct genl_info *info, u64 epoch, u64 cut_ns)
+{
+	struct sk_buff *msg;
+	void *hdr;
+
+	msg = new_reply(info, BLKCBT_CMD_CUT, &hdr);
+	if (!msg)
+		return -ENOMEM;
+	return finish_reply(info, msg, hdr, put_u64(msg, BLKCBT_A_EPOCH, epoch) ||
+			    put_u64(msg, BLKCBT_A_CUT_NS, cut_ns));
+}
+
+/* CUT, COMMIT and ABORT. */
+static int cmd_group(struct genl_info *info, enum blkcbt_epoch_step step)
+{
+	const struct nla_policy *policy = step == BLKCBT_STEP_COMMIT ? range_policy : dev_policy;
+	struct blkcbt_group_item *items;
+	char *why = next_text();
+	struct nlattr *attr;
+	unsigned int n = 0;
+	u64 epoch, cut_ns;
+	int rem, err = 0;
+
+	if (!info->attrs[BLKCBT_A_EPOCH])
+		return say(info->extack, "no epoch named: BLKCBT_A_EPOCH is needed", -EINVAL);
+	epoch = nla_get_u64(info->attrs[BLKCBT_A_EPOCH]);
+	items = kvcalloc(BLKCBT_GROUP_MAX, sizeof(*items), GFP_KERNEL);
+	if (!items)
+		return -ENOMEM;
+
+	mutex_lock(&blkcbt_ctl_mutex);
+	nlmsg_for_each_attr(attr, info->nlhdr, GENL_HDRLEN, rem) {
+		if (nla_type(attr) != BLKCBT_A_DISK)
+			continue;
+		if (n == BLKCBT_GROUP_MAX)
+			err = say(info->extack, "too many disks in one command (256 is the most)",
+				  -E2BIG);
+		else
+			err = parse_item(attr, policy, info->extack, items, n);
+		if (err)
+			goto out;
+		n++;
+	}
+	if (!n) {
+		err = say(info->extack, "no disk named: BLKCBT_A_DISK is needed", -EINVAL);
+		goto out;
+	}
+	if (step == BLKCBT_STEP_CUT)
+		err = blkcbt_group_cut(items, n, epoch, &cut_ns, why);
+	else
+		err = blkcbt_group_end(items, n, epoch, step, why);
+	say(info->extack, why, err);
+	if (!err && step == BLKCBT_STEP_CUT)
+		err = reply_cut(info, epoch, cut_ns);
+out:
+	mutex_unlock(&blkcbt_ctl_mutex);
+	kvfree(items);
+	return err;
+}
+
+static int cmd_cut(struct sk_buff *skb, struct genl_info *info)
+{
+	return admin(skb, info) ?: cmd_group(info, BLKCBT_STEP_CUT);
+}
+
+static int cmd_commit(struct sk_buff *skb, struct genl_info *info)
+{
+	return admin(skb, info) ?: cmd_group(info, BLKCBT_STEP_COMMIT);
+}
+
+static int cmd_abort(struct sk_buff *skb, struct genl_info *info)
+{
+	return admin(skb, info) ?: cmd_group(info, BLKCBT_STEP_ABORT);
+}
+
+#define OP(_cmd, _doit, _policy) \
+	{ .cmd = BLKCBT_CMD_##_cmd, .doit = _doit, .policy = _policy, .maxattr = BLKCBT_A_MAX }
+
+static const struct genl_ops ops[] = {
+	OP(INFO, cmd_info, no_policy),
+	OP(ATTACH, cmd_attach, attach_policy),
+	OP(DETACH, cmd_detach, detach_policy),
+	{
+		.cmd = BLKCBT_CMD_GET, .doit = cmd_get, .dumpit = dump_get,
+		.policy = dev_policy, .maxattr = BLKCBT_A_MAX,
+	},
+	OP(CUT, cmd_cut, group_policy),
+	OP(COMMIT, cmd_commit, commit_policy),
+	OP(ABORT, cmd_abort, group_policy),
+	OP(MARK, cmd_mark, range_policy),
+};
+
+static const struct genl_multicast_group groups[] = {
+	{ .name = BLKCBT_MCGRP_EVENTS },
+};
+
+static struct genl_family family = {
+	.name		= BLKCBT_GENL_NAME,
+	.version	= BLKCBT_GENL_VERSION,
+	.maxattr	= BLKCBT_A_MAX,
+	.module		= THIS_MODULE,
+	.ops		= ops,
+	.n_ops		= ARRAY_SIZE(ops),
+	.resv_start_op	= BLKCBT_CMD_UNSPEC + 1,
+	.mcgrps		= groups,
+	.n_mcgrps	= ARRAY_SIZE(groups),
+};
+
+/**
+ * blkcbt_genl_init() - begin to take commands
+ *
+ * Return: 0 or an error.
+ */
+int blkcbt_genl_init(void)
+{
+	return genl_register_family(&family);
+}
+
+/**
+ * blkcbt_genl_exit() - take no more commands; none is being handled any more
+ */
+void blkcbt_genl_exit(void)
+{
+	genl_unregister_family(&family);
+}

@@ -1,0 +1,3 @@
+// SPDX-License-Identifier: GPL-2.0
+/* The same under another module's name. */
+#include "seeds.c"

@@ -1,0 +1,346 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# The agent and the command line on loopback, without the kernel module: changes are tracked
+# in files (--test-tracker, testing build), a master target applies. Initial sync in slices,
+# changes under load, kills at any moment, resync, attach and detach, failback with a mounted
+# ext4, and what people are told. Prints TAP. KILLS: how often agent and master target are
+# killed under load (default 6). SEED: of everything random. VIA= (empty) leaves out the process server
+# between them.
+set -uo pipefail
+cd "$(dirname "$0")/../.." || exit 1
+
+KILLS=${KILLS:-6}
+SEED=${SEED:-$(date +%s)}
+RANDOM=$((SEED % 32768))
+AGENT=${AGENT:-build/test/reprotect-agent-asan}
+CLI=${CLI:-build/test/reprotect-asan}
+MT=${MT:-build/bin/reprotect-master-target}
+PS=${PS:-build/bin/reprotect-process-server}
+VIA=${VIA-ps}
+[ -n "${NO_BUILD:-}" ] || make -s "$AGENT" "$CLI" "$MT" ${VIA:+"$PS"} >/dev/null || exit 1
+
+T=$(mktemp -d "${TMPDIR:-/tmp}/agent-e2e.XXXXXX")
+A_PID='' M_PID='' P_PID='' N=0 FAILED=0 LOOP='' MOUNT=''
+export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=1}
+
+cleanup() {
+	for p in $A_PID $P_PID $M_PID; do kill -9 "$p" 2>/dev/null; done
+	if [ -n "$MOUNT" ]; then fsfreeze -u "$MOUNT" 2>/dev/null; umount "$MOUNT" 2>/dev/null; fi
+	[ -z "$LOOP" ] || losetup -d "$LOOP" 2>/dev/null
+	if [ -n "${KEEP:-}" ]; then echo "# kept $T"; else rm -rf "$T"; fi
+}
+trap cleanup EXIT
+
+ok() { N=$((N + 1)); echo "ok $N - $1"; }
+not_ok() {
+	N=$((N + 1)) FAILED=$((FAILED + 1))
+	echo "not ok $N - $1"
+	[ ! -f "${2:-$T/out}" ] || tail -n 12 "${2:-$T/out}" | sed 's/^/# /'
+	tail -n 12 "$T/agent.log" | sed 's/^/# agent: /'
+	[ ! -f "$T/mt.log" ] || tail -n 5 "$T/mt.log" | sed 's/^/# mt: /'
+}
+skip() { N=$((N + 1)); echo "ok $N - $1 # SKIP $2"; }
+check() { local name=$1; shift; if "$@" >"$T/out" 2>&1; then ok "$name"; else not_ok "$name"; fi; }
+says() { if grep -qE -- "$2" "$3"; then ok "$1"; else not_ok "$1" "$3"; fi; }
+# is NAME VALUE WANTED; isnt: the opposite. What $T/out says is kept for says.
+is() { if [ "$2" = "$3" ]; then ok "$1"; else not_ok "$1"; fi; }
+isnt() { if [ "$2" != "$3" ]; then ok "$1"; else not_ok "$1"; fi; }
+cli() { "$CLI" "$@" --socket "$T/agent.sock"; }
+
+free_port() { perl -MIO::Socket::INET -e 'print IO::Socket::INET->new(LocalAddr => "127.0.0.1", Listen => 1)->sockport'; }
+M_PORT=$(free_port) P_PORT=$(free_port)
+[ -n "$VIA" ] && TO=$P_PORT || TO=$M_PORT
+
+cat >"$T/mt.conf" <<EOF
+[master-target]
+listen = 127.0.0.1:$M_PORT
+state = $T/mt-state
+control = $T/mt.sock
+target_dir = $T/targets
+create = yes
+EOF
+cat >"$T/ps.conf" <<EOF
+[process-server]
+listen = 127.0.0.1:$P_PORT
+master_target = 127.0.0.1:$M_PORT
+spool = $T/spool
+spool_bytes = 512M
+control = $T/ps.sock
+EOF
+# none PATTERN FILE: no line of it matches; those that do are shown
+none() { ! grep -E "$1" "$2"; }
+# configure KEY=VALUE...: a fresh configuration of the agent with disks root and data
+configure() {
+	{
+		printf '[agent]\nprocess_server = 127.0.0.1:%s\ncontrol = %s\nhost = vm1\n' "$TO" "$T/agent.sock"
+		case " $* " in *" state_dir="*) ;; *) echo "state_dir = $T/state" ;; esac
+		case " $* " in *" epoch_interval="*) ;; *) echo "epoch_interval = 200ms" ;; esac
+		for line in "$@"; do echo "${line/=/ = }"; done
+		printf '[disk root]\ndevice = %s\n[disk data]\ndevice = %s\n' "$T/d1" "$T/d2"
+	} >"$T/agent.conf"
+}
+wait_socket() {
+	for _ in $(seq 200); do
+		[ -S "$1" ] && perl -MIO::Socket::UNIX -e 'exit !IO::Socket::UNIX->new(Peer => $ARGV[0])' "$1" && return 0
+		sleep 0.05
+	done
+	echo "no $1" && return 1
+}
+start_mt() { "$MT" --config "$T/mt.conf" 2>>"$T/mt.log" & M_PID=$!; wait_socket "$T/mt.sock"; }
+start_ps() { [ -z "$VIA" ] || { "$PS" --config "$T/ps.conf" 2>>"$T/ps.log" & P_PID=$!; wait_socket "$T/ps.sock"; }; }
+start() {
+	"$AGENT" --config "$T/agent.conf" --test-tracker "$T/tracker" 2>>"$T/agent.log" &
+	A_PID=$!
+	wait_socket "$T/agent.sock"
+}
+stop() { kill -TERM "$A_PID" && wait "$A_PID"; local rc=$?; A_PID=''; return $rc; }
+killed() { kill -9 "$1"; wait "$1" 2>/dev/null; true; }
+# field FILTER: jq's, of the agent's status
+field() { cli status --json 2>/dev/null | jq -r '."reprotect-agent" | '"$1" 2>/dev/null; }
+# until_field SECONDS FILTER
+until_field() {
+	for _ in $(seq $(($1 * 5))); do
+		[ "$(field "$2")" = true ] && return 0
+		sleep 0.2
+	done
+	echo "never: $2" && cli status && return 1
+}
+synced() { until_field "${1:-30}" '.state == "replicating" and .synced and .lag_ms == 0 and .dirty_bytes == 0'; }
+# The image of a disk may end on a larger block.
+same() { cmp "$T/d1" "$T/targets/vm1/root.img" && cmp -n 41943552 "$T/d2" "$T/targets/vm1/data.img"; }
+synced_and_same() { synced "${1:-30}" && same; }
+
+mark() { flock "$T/tracker/lock" sh -c "echo '$2 $3' >>'$T/tracker/$1.dirty'"; }
+# w DISK OFFSET BYTES: marked before the write and at its completion, as the kernel does: it may be
+# in flight across a cut
+w() {
+	mark "$@"
+	head -c "$3" /dev/urandom | dd of="$T/$1" bs="$3" seek="$2" oflag=seek_bytes conv=notrunc iflag=fullblock status=none
+	mark "$@"
+}
+zero() {
+	mark "$@"
+	dd if=/dev/zero of="$T/$1" bs="$3" count=1 seek="$2" oflag=seek_bytes conv=notrunc status=none
+	mark "$@"
+}
+# load N: scattered writes of many sizes on both disks
+load() {
+	local i disk size
+	for i in $(seq "$1"); do
+		[ $((RANDOM % 3)) = 0 ] && disk=d2 size=41943040 || disk=d1 size=134217728
+		w $disk $(((RANDOM * 32768 + RANDOM) % (size - 300000) / 512 * 512)) $(((RANDOM % 500 + 1) * 512))
+	done
+}
+
+mkdir "$T/tracker" "$T/targets"
+truncate -s 128M "$T/d1" && truncate -s 41943552 "$T/d2" # not a multiple of the granule
+dd if=/dev/urandom of="$T/d1" bs=1M count=50 conv=notrunc status=none
+dd if=/dev/urandom of="$T/d1" bs=1M count=9 seek=90 conv=notrunc status=none
+dd if=/dev/urandom of="$T/d2" bs=1M count=30 seek=5 conv=notrunc status=none
+head -c 512 /dev/urandom | dd of="$T/d2" bs=512 seek=41943040 oflag=seek_bytes conv=notrunc status=none
+: >"$T/agent.log"
+echo "# seed $SEED${VIA:+, through the process server}"
+
+# ---- what is told before anything runs
+cli status >"$T/out" 2>&1
+is "status without a daemon exits with 3" $? 3
+cli disk attach /dev/vdz >"$T/out" 2>&1
+is "attach without an agent exits with 3" $? 3
+says "and says how to start it" 'systemctl start reprotect-agent' "$T/out"
+configure slice_bytes=1 2>/dev/null
+"$AGENT" --config "$T/agent.conf" --check-config >"$T/out" 2>&1
+isnt "a bad value is refused" $? 0
+says "with file, key and value" 'agent.conf.*slice_bytes' "$T/out"
+configure slice_bytes=8M
+check "a good configuration is good" "$AGENT" --config "$T/agent.conf" --check-config
+
+# ---- initial sync
+start || exit 1
+check "waits for its downstream and says so" until_field 10 '.state == "connecting" and has("error")'
+start_mt && start_ps || exit 1
+check "initial sync in slices of 8 MiB" synced_and_same 60
+"$AGENT" --config "$T/agent.conf" --test-tracker "$T/tracker" >"$T/out" 2>&1
+says "a second agent is refused" 'another agent runs' "$T/out"
+load 60
+check "scattered writes arrive" synced_and_same
+zero d1 10485760 8388608
+check "zeros arrive" synced_and_same
+w d2 41943040 512
+check "the last, partial granule arrives" synced_and_same
+sent=$(field .sent_bytes)
+# written first, marked then: a cut in between would read the old content
+dd if=/dev/zero of="$T/d1" bs=1M count=16 seek=20 conv=notrunc status=none
+mark d1 20971520 16777216
+check "zeros travel as ZERO frames" synced_and_same
+check "without their bytes" test $(($(field .sent_bytes) - sent)) -lt 1048576
+
+if [ -n "$VIA" ]; then
+	"$CLI" status --socket "$T/ps.sock" >"$T/out" 2>&1
+	says "the process server's status names the machine" 'machine vm1 .*uuid' "$T/out"
+	says "and where it stands" 'epochs +[1-9][0-9]* complete, [1-9][0-9]* applied' "$T/out"
+fi
+
+# ---- ends of all kinds
+load 20
+check "ends on SIGTERM" stop
+start
+says "epochs of a dead agent are found" 'tracked as' "$T/agent.log"
+check "goes on after a restart, without an initial sync" synced_and_same
+for i in $(seq "$KILLS"); do
+	load 15 &
+	LOAD=$!
+	sleep 0.$((RANDOM % 9))
+	if [ $((i % 3)) = 0 ]; then
+		killed "$M_PID"; start_mt
+	elif [ $((i % 3)) = 1 ] || [ -z "$VIA" ]; then
+		killed "$A_PID"; start
+	else
+		killed "$P_PID"; start_ps
+	fi
+	wait "$LOAD"
+done
+check "kill -9 under load $KILLS times loses nothing" synced_and_same 60
+rm -f "$T/slow"
+killed "$A_PID"
+for i in 1 2 3; do
+	mark d1 0 134217728
+	start; sleep 0.$((RANDOM % 7 + 2)); killed "$A_PID"
+done
+start
+check "killed in the middle of large epochs" synced_and_same 60
+
+# ---- resync
+if [ -z "$VIA" ]; then
+	killed "$M_PID"
+	rm -rf "$T/mt-state" "$T/targets"; mkdir "$T/targets"
+	start_mt
+	check "a target that lost everything is resynced" synced_and_same 60
+	says "and it is said why" 'resync of all disks: .*downstream holds only up to' "$T/agent.log"
+fi
+
+# ---- attach, detach
+truncate -s 16M "$T/d3"; dd if=/dev/urandom of="$T/d3" bs=1M count=7 conv=notrunc status=none
+check "disk attach" cli disk attach "$T/d3" --name extra
+check "is replicated" synced
+check "and equal" cmp "$T/d3" "$T/targets/vm1/extra.img"
+cli disk attach "$T/d3" >"$T/out" 2>&1
+is "attach again fails" $? 1
+says "and says what to do" 'detach' "$T/out"
+cli disk attach "$T/none" >"$T/out" 2>&1
+says "a disk that is not there" 'none.*cannot be found: No such file' "$T/out"
+check "disk list" cli disk list
+says "lists it" 'extra .*d3' "$T/out"
+check "disk detach" cli disk detach extra
+check "disk detach of a configured disk" cli disk detach data
+stop; start
+check "stays detached after a restart" until_field 10 '[.disks[] | select(.name == "data") | .detached] == [true]'
+check "attached again by command" cli disk attach "$T/d2" --name data
+check "and in sync again" synced_and_same
+
+# ---- engines, state directory
+stop
+configure io=libaio slice_bytes=4M
+start
+load 10
+check "with libaio" synced_and_same
+is "shown in status" "$(field .io_engine)" libaio
+stop
+configure state_dir=/proc/nowhere
+start
+load 5
+check "without a usable state directory" synced_and_same
+cli status >"$T/out" 2>&1
+says "with a warning and a remedy" 'warning: state .*' "$T/out"
+stop
+configure
+start
+check "back to the usual" synced_and_same
+
+# ---- commit on spooled
+if [ -n "$VIA" ]; then
+	stop; configure commit_on=spooled; start; load 20
+	check "commit_on = spooled" synced_and_same
+	stop; configure; start
+fi
+
+# ---- failback
+(while :; do w d2 4096 4096; sleep 0.02; done) & WRITER=$!
+cli failback --yes >"$T/out" 2>&1; rc=$?
+kill "$WRITER"; wait "$WRITER" 2>/dev/null
+is "failback fails while something writes past the freeze" $rc 1
+says "and names the disk" 'still writes.*data \(' "$T/out"
+check "replication goes on after it" synced_and_same
+stop
+
+if LOOP=$(losetup -f --show "$T/d2" 2>/dev/null) && mkfs.ext4 -q -F "$LOOP" 2>"$T/out"; then
+	mark d2 0 41943552
+	mkdir "$T/mnt" && mount "$LOOP" "$T/mnt" && MOUNT=$T/mnt
+	seq 100000 >"$T/mnt/file"
+	configure
+	sed -i "s:device = $T/d2:device = $LOOP:" "$T/agent.conf"
+	start
+	check "a mounted disk is replicated" synced 30
+	# The file tracker does not see what the filesystem writes: mark all of it until it is frozen.
+	step_is() { cli status --json 2>/dev/null | grep -qE "\"step\": \"($1)\""; }
+	mark_until_frozen() {
+		until step_is 'final|verify|failed|released'; do mark "$(basename "$LOOP")" 0 41943552; sleep 0.05; done
+		mark "$(basename "$LOOP")" 0 41943552
+	}
+	mark_all() { while :; do mark "$(basename "$LOOP")" 0 41943552; sleep 0.05; done; }
+	mark_all & MARKER=$!
+	cli failback --yes --timeout 60s >"$T/out" 2>&1 & FB=$!
+	for _ in $(seq 100); do step_is final && break; done
+	killed "$A_PID"; kill "$MARKER"; wait "$MARKER" 2>/dev/null
+	touched() { timeout -k 1 5 touch "$T/mnt/after"; }
+	check "an agent killed while filesystems are frozen leaves them thawed" touched
+	start
+	wait $FB; rc=$?
+	isnt "and the command line does not call it done" $rc 0
+	check "replication goes on" until_field 30 '.state == "replicating" and .synced'
+	mark_until_frozen & MARKER=$!
+	cli failback --yes --timeout 60s >"$T/out" 2>&1; rc=$?
+	wait "$MARKER"
+	is "failback with a mounted filesystem" $rc 0
+	is "state failed-back" "$(field .state)" failed-back
+	(echo x >"$T/mnt/late") 2>/dev/null & LATE=$!
+	# Waits in the kernel (state D) for the thaw; one that ended has no state, or Z.
+	waits_for_thaw() {
+		for _ in $(seq 100); do
+			case $(ps -o state= -p $LATE) in D) return 0 ;; Z | '') return 1 ;; esac
+			sleep 0.05
+		done
+		return 1
+	}
+	check "the filesystem stays frozen" waits_for_thaw
+	# Past the page cache: what the filesystem keeps in memory is not on the disk.
+	dd if="$LOOP" iflag=direct bs=1M of="$T/disk" status=none
+	check "the target is equal to the disk" cmp -n 41943552 "$T/disk" "$T/targets/vm1/data.img"
+	cmp -n 41943552 "$LOOP" "$T/targets/vm1/data.img" | sed 's/^/# through the page cache: /'
+	debugfs -R "icheck $(cmp -n 41943552 "$LOOP" "$T/targets/vm1/data.img" | sed 's/.*byte \([0-9]*\).*/\1/' | awk '{ print int(($1 - 1) / 1024) }')" "$T/targets/vm1/data.img" 2>/dev/null | sed 's/^/# /'
+	check "whose filesystem is sound" e2fsck -fn "$T/targets/vm1/data.img"
+	debugfs -R "cat file" "$T/targets/vm1/data.img" 2>/dev/null | cmp - <(seq 100000) >>"$T/out" 2>&1
+	is "with all files" $? 0
+	killed "$A_PID"; start
+	check "an agent that starts after it does not replicate" until_field 10 '.state == "failed-back"'
+	check "target forget" "$CLI" target forget vm1 --yes --socket "$T/mt.sock"
+	[ -z "$VIA" ] || { killed "$P_PID"; rm -rf "$T/spool"; start_ps; }
+	rm -f "$T/targets/vm1/"*.img # else refused: they carry something
+	check "resume" cli resume
+	check "thaws" wait $LATE
+	check "and replicates again" until_field 30 '.state == "replicating"'
+	mark_until_frozen & MARKER=$!
+	check "failback --thaw" cli failback --yes --thaw --timeout 60s
+	wait "$MARKER"
+	for _ in $(seq 50); do timeout 1 touch "$T/mnt/x" && break; sleep 0.1; done
+	check "leaves it thawed" test -e "$T/mnt/x"
+	check "ends" stop
+	umount "$T/mnt" && MOUNT=''
+else
+	skip "failback with a mounted filesystem" "no loop devices here"
+	start
+fi
+[ -z "$A_PID" ] || stop
+check "no sanitizer report" none 'ERROR: |runtime error|LeakSanitizer' "$T/agent.log"
+echo "1..$N"
+[ "$FAILED" = 0 ]

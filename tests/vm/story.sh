@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# shellcheck shell=sh
+#
+# story.sh - agent, process server and master target together in one VM, with the kernel
+# module and real disks. Sourced as /lib/story.sh by the cases that tell whole stories.
+#
+#   story_start TARGET...        module, the three daemons; disk NAME of the agent goes to
+#                                TARGET "NAME=/dev/vdX"
+#   story_run agent|process-server|master-target     (again, after a kill)
+#   story_kill WHO               kill -9
+#   agent_is STATE, agent FILTER one value of the agent's status (jq)
+#   story_synced SECONDS         waits for the end of the initial sync
+#   story_settled SECONDS        waits until everything written so far is on the target
+#   story_stop                   ends the daemons; fails when one does not end cleanly
+
+STORY=/tmp/story
+
+story_start() {
+	mkdir -p $STORY/spool $STORY/state $STORY/agent $STORY/run
+	ok "the module loads" insmod /lib/modules/blkcbt.ko
+	{
+		printf '[master-target]\nlisten = 127.0.0.1:9921\nstate = %s/state\n' $STORY
+		for _pair; do
+			printf '[target story/%s]\npath = %s\n' "${_pair%%=*}" "${_pair#*=}"
+		done
+	} >$STORY/master-target.conf
+	cat >$STORY/process-server.conf <<-END
+		[process-server]
+		listen = 127.0.0.1:9911
+		master_target = 127.0.0.1:9921
+		spool = $STORY/spool
+		spool_bytes = ${STORY_SPOOL:-256M}
+	END
+	cat >$STORY/agent.conf <<-END
+		[agent]
+		process_server = 127.0.0.1:9911
+		machine_id = 11111111-2222-4333-8444-555555555555
+		host = story
+		state_dir = $STORY/agent
+		epoch_interval = ${STORY_INTERVAL:-1s}
+		slice_bytes = ${STORY_SLICE:-16M}
+	END
+	for _who in master-target process-server agent; do story_run $_who; done
+	ok "the agent answers" wait_for 60 reprotect status
+}
+
+story_run() {
+	"reprotect-$1" --config "$STORY/$1.conf" >>"$STORY/$1.log" 2>&1 &
+	echo $! >"$STORY/$1.pid"
+}
+
+story_kill() {
+	kill -9 "$(cat "$STORY/$1.pid")"
+	wait "$(cat "$STORY/$1.pid")" 2>/dev/null
+	return 0
+}
+
+agent() { reprotect status --json 2>/dev/null | jq -r ".[\"reprotect-agent\"] | $1" 2>/dev/null; }
+agent_is() { [ "$(agent .state)" = "$1" ]; }
+story_logs() { for _who in agent process-server master-target; do echo "--- $_who"; tail -n 15 "$STORY/$_who.log"; done; }
+story_synced() { wait_for "$1" agent_is replicating || { reprotect status; story_logs; return 1; }; }
+
+# Applied, and cut after now: two more epochs committed, or nothing dirty any more.
+story_clean() { [ "$(agent '.state + " " + (.dirty_bytes | tostring) + " " + (.epochs.open.epoch // 0 | tostring)')" = "replicating 0 0" ]; }
+story_settled() {
+	sync
+	wait_for "$1" story_clean || { reprotect status; story_logs; return 1; }
+}
+
+story_stop() {
+	for _who in agent process-server master-target; do
+		_pid=$(cat "$STORY/$_who.pid")
+		kill "$_pid"
+		wait "$_pid" || { echo "$_who: exit status $?"; return 1; }
+	done
+}

@@ -1,0 +1,211 @@
+/* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note */
+/*
+ * blkcbt: changed-block tracking. The contract between the kernel module and
+ * user space; the only header that both include.
+ *
+ * Control, statistics and events go through the generic netlink family
+ * BLKCBT_GENL_NAME. The extents of an open epoch are read from the character
+ * device of the disk (see struct blkcbt_extent).
+ *
+ * Words: a granule is the unit of tracking; the dirty map has one bit per
+ * granule; a cut ends one epoch and begins the next on all disks it names;
+ * commit forgets an epoch, abort puts it back into the dirty map. A disk has
+ * at most one open (cut, neither committed nor aborted) epoch.
+ *
+ * All lengths and offsets are in bytes on the whole disk. All times are
+ * CLOCK_BOOTTIME in nanoseconds.
+ */
+#ifndef _UAPI_LINUX_BLKCBT_H
+#define _UAPI_LINUX_BLKCBT_H
+
+#include <linux/types.h>
+
+#define BLKCBT_GENL_NAME	"blkcbt"
+#define BLKCBT_GENL_VERSION	1
+#define BLKCBT_MCGRP_EVENTS	"events"
+
+/* The character device of tracked disk number I (BLKCBT_A_INDEX). */
+#define BLKCBT_CHARDEV_FORMAT	"/dev/blkcbt/%u"
+
+#define BLKCBT_GRANULE_MIN	4096u
+#define BLKCBT_GRANULE_MAX	(1024u * 1024u)
+#define BLKCBT_GRANULE_DEFAULT	4096u
+
+/* Most disks that one cut, commit or abort may name. */
+#define BLKCBT_GROUP_MAX	256u
+
+/**
+ * enum blkcbt_cmd - commands of the family
+ * @BLKCBT_CMD_INFO: the module itself. Request: nothing. Reply:
+ *	%BLKCBT_A_MODULE_VERSION, %BLKCBT_A_GATE_MODE, %BLKCBT_A_OBSERVERS,
+ *	%BLKCBT_A_GATE_REASON (only when degraded), %BLKCBT_A_FAULTS (only in a
+ *	fault-injection build).
+ * @BLKCBT_CMD_ATTACH: start tracking. Request: %BLKCBT_A_MAJOR,
+ *	%BLKCBT_A_MINOR, optional %BLKCBT_A_GRANULE_BYTES. Reply: one
+ *	%BLKCBT_A_DISK nest as in GET. Every granule starts dirty.
+ *	Errors: ENODEV no such disk, EINVAL granule, a partition, or not a disk
+ *	with a size; EOPNOTSUPP zoned, or an observer is missing that this kind
+ *	of disk needs; EEXIST already tracked.
+ * @BLKCBT_CMD_DETACH: stop tracking. Request: %BLKCBT_A_MAJOR,
+ *	%BLKCBT_A_MINOR, optional %BLKCBT_A_FORCE. Errors: ENOENT not tracked;
+ *	EBUSY an epoch is open and no FORCE.
+ * @BLKCBT_CMD_GET: state and statistics. Request (do): MAJOR, MINOR; (dump):
+ *	nothing. Reply: one %BLKCBT_A_DISK nest for each disk. Needs no privilege.
+ * @BLKCBT_CMD_CUT: end the current epoch on the named disks, at once for all
+ *	of them or for none. Request: %BLKCBT_A_EPOCH (greater than any epoch
+ *	that these disks have seen), one or more %BLKCBT_A_DISK nests (MAJOR,
+ *	MINOR). Reply: %BLKCBT_A_EPOCH, %BLKCBT_A_CUT_NS. Errors: ENOENT, EBUSY
+ *	an epoch is open, EINVAL epoch number, ENODEV disk is gone, ERANGE disk
+ *	was resized.
+ * @BLKCBT_CMD_COMMIT: the target has epoch %BLKCBT_A_EPOCH durably: forget it.
+ *	Request: %BLKCBT_A_EPOCH, %BLKCBT_A_DISK nests (MAJOR, MINOR, optional
+ *	%BLKCBT_A_FROM_BYTES and %BLKCBT_A_TO_BYTES: only granules that lie
+ *	wholly in [from, to) are forgotten, the rest is put back as by ABORT; the
+ *	last granule of the disk counts as whole when to >= the disk's size).
+ *	Errors: ENOENT, ESRCH this epoch is not the open one.
+ * @BLKCBT_CMD_ABORT: the target does not have it: put it back into the dirty
+ *	map. Request and errors as COMMIT, without ranges.
+ * @BLKCBT_CMD_MARK: mark a range dirty in the current epoch. Request: MAJOR,
+ *	MINOR, optional %BLKCBT_A_FROM_BYTES, %BLKCBT_A_TO_BYTES (default: whole
+ *	disk). For resync.
+ * @BLKCBT_CMD_EVENT: sent to the multicast group, never by user space:
+ *	%BLKCBT_A_EVENT and, where it concerns a disk, a %BLKCBT_A_DISK nest
+ *	(MAJOR, MINOR, NAME, and what the event says).
+ *
+ * Every command but INFO and GET needs CAP_SYS_ADMIN (EPERM). Unknown commands
+ * and attributes are refused (EOPNOTSUPP, EINVAL). Errors carry a text in the
+ * extended acknowledgment that names the disk and says what to do.
+ */
+enum blkcbt_cmd {
+	BLKCBT_CMD_UNSPEC,
+	BLKCBT_CMD_INFO,
+	BLKCBT_CMD_ATTACH,
+	BLKCBT_CMD_DETACH,
+	BLKCBT_CMD_GET,
+	BLKCBT_CMD_CUT,
+	BLKCBT_CMD_COMMIT,
+	BLKCBT_CMD_ABORT,
+	BLKCBT_CMD_MARK,
+	BLKCBT_CMD_EVENT,
+	__BLKCBT_CMD_MAX,
+	BLKCBT_CMD_MAX = __BLKCBT_CMD_MAX - 1
+};
+
+/**
+ * enum blkcbt_attr - attributes of the family, one flat space
+ *
+ * The type of each stands beside it. "string" is NUL-terminated.
+ */
+enum blkcbt_attr {
+	BLKCBT_A_UNSPEC,
+	BLKCBT_A_PAD,
+	BLKCBT_A_MODULE_VERSION,	/* string */
+	BLKCBT_A_GATE_MODE,		/* u32, enum blkcbt_gate_mode */
+	BLKCBT_A_GATE_REASON,		/* string: why it is degraded */
+	BLKCBT_A_FAULTS,		/* flag: built with fault injection */
+	BLKCBT_A_DISK,			/* nest of the attributes below */
+	BLKCBT_A_MAJOR,			/* u32 */
+	BLKCBT_A_MINOR,			/* u32 */
+	BLKCBT_A_NAME,			/* string: kernel name, e.g. "vda" */
+	BLKCBT_A_INDEX,			/* u32: number of its character device */
+	BLKCBT_A_GRANULE_BYTES,		/* u32 */
+	BLKCBT_A_SIZE_BYTES,		/* u64 */
+	BLKCBT_A_FLAGS,			/* u32, BLKCBT_DISK_F_* */
+	BLKCBT_A_FORCE,			/* flag */
+	BLKCBT_A_EPOCH,			/* u64: in GET, the last epoch cut (0: none) */
+	BLKCBT_A_EPOCH_STATE,		/* u32, enum blkcbt_epoch_state */
+	BLKCBT_A_EPOCH_COMMITTED,	/* u64: last epoch committed (0: none) */
+	BLKCBT_A_CUT_NS,		/* u64: time of the last cut */
+	BLKCBT_A_FROM_BYTES,		/* u64 */
+	BLKCBT_A_TO_BYTES,		/* u64 */
+	BLKCBT_A_DIRTY_BYTES,		/* u64: in the current dirty map */
+	BLKCBT_A_OPEN_BYTES,		/* u64: in the open epoch */
+	BLKCBT_A_MAP_BYTES,		/* u64: memory held by its maps */
+	BLKCBT_A_MAP_FALLBACKS,		/* u64: map pages that could not be had, region marked */
+	BLKCBT_A_ESCAPES,		/* u64: writes the auditor found unmarked */
+	BLKCBT_A_LATE,			/* u64: writes older than a commit, not judged */
+	BLKCBT_A_PASSTHROUGH,		/* u64: driver-private commands that were marked */
+	BLKCBT_A_PARKED,		/* u64: bios parked so far */
+	BLKCBT_A_INFLIGHT,		/* u64: bio-based disks: writes under way */
+	BLKCBT_A_EVENT,			/* u32, enum blkcbt_event */
+	BLKCBT_A_ID,			/* u64: random number of this attachment */
+	BLKCBT_A_OBSERVERS,		/* u32, BLKCBT_OBSERVER_* */
+	__BLKCBT_A_MAX,
+	BLKCBT_A_MAX = __BLKCBT_A_MAX - 1
+};
+
+/**
+ * enum blkcbt_gate_mode - how writes are seen
+ * @BLKCBT_GATE_FULL: gate and auditor
+ * @BLKCBT_GATE_AUDIT_ONLY: no ftrace gate (see the reason): tracepoints alone. A
+ *	write is marked when the hardware gets it. Bio-based disks cannot be
+ *	attached.
+ * @BLKCBT_GATE_UNAUDITED: no tracepoint block_rq_issue: a write that goes round
+ *	the gate is marked when it completes, and not counted as an escape
+ * @BLKCBT_GATE_PARTIAL: another tracepoint is missing: one kind of disk, with or
+ *	without requests, cannot be attached
+ *
+ * No mode tracks less: what cannot be tracked is refused. Where several apply,
+ * it is the first in the order AUDIT_ONLY, UNAUDITED, PARTIAL;
+ * %BLKCBT_A_OBSERVERS and the reason tell all of it.
+ */
+enum blkcbt_gate_mode {
+	BLKCBT_GATE_FULL,
+	BLKCBT_GATE_AUDIT_ONLY,
+	BLKCBT_GATE_UNAUDITED,
+	BLKCBT_GATE_PARTIAL,
+};
+
+#define BLKCBT_OBSERVER_GATE		(1u << 0) /* ftrace, submit_bio_noacct */
+#define BLKCBT_OBSERVER_ISSUE		(1u << 1) /* tracepoint block_rq_issue */
+#define BLKCBT_OBSERVER_COMPLETE	(1u << 2) /* tracepoint block_rq_complete */
+#define BLKCBT_OBSERVER_BIO_COMPLETE	(1u << 3) /* tracepoint block_bio_complete */
+
+enum blkcbt_epoch_state {
+	BLKCBT_EPOCH_NONE,		/* nothing open: cut is possible */
+	BLKCBT_EPOCH_OPEN,		/* cut, to be committed or aborted */
+};
+
+#define BLKCBT_DISK_F_BIO_BASED	(1u << 0)	/* dm, md, brd: completion shim */
+#define BLKCBT_DISK_F_GONE	(1u << 1)	/* the disk has been removed */
+#define BLKCBT_DISK_F_RESIZED	(1u << 2)	/* size changed while tracked: detach, attach */
+#define BLKCBT_DISK_F_UNSYNCED	(1u << 3)	/* no epoch committed since it was attached */
+#define BLKCBT_DISK_F_DEGRADED	(1u << 4)	/* an observer of this kind of disk is missing: INFO */
+
+/**
+ * enum blkcbt_event - what a multicast message reports
+ * @BLKCBT_EVENT_ATTACHED: a disk is tracked from now on
+ * @BLKCBT_EVENT_DETACHED: a disk is no longer tracked
+ * @BLKCBT_EVENT_ESCAPE: the auditor found a write that the gate had not marked
+ *	(at most one a second for each disk)
+ * @BLKCBT_EVENT_RESYNC: the whole disk was marked dirty, because the place of a
+ *	write could not be known
+ * @BLKCBT_EVENT_RESIZED: the size of a tracked disk changed
+ */
+enum blkcbt_event {
+	BLKCBT_EVENT_ATTACHED = 1,
+	BLKCBT_EVENT_DETACHED,
+	BLKCBT_EVENT_ESCAPE,
+	BLKCBT_EVENT_RESYNC,
+	BLKCBT_EVENT_RESIZED,
+};
+
+/**
+ * struct blkcbt_extent - one record read from the character device
+ * @offset_bytes: start on the whole disk, a multiple of the granule
+ * @length_bytes: a multiple of the granule, but at the end of the disk cut to
+ *	the disk's size
+ *
+ * read() returns whole records, in ascending order, adjacent granules merged,
+ * of the epoch that is open; 0 at the end. The position is the byte offset on
+ * the disk from which to go on, so lseek(fd, offset, SEEK_SET) starts the
+ * enumeration there. Errors: ENODATA no epoch is open; ESTALE the epoch that
+ * this descriptor was reading is over; EINVAL the buffer is shorter than a
+ * record; ENODEV detached. Opening needs CAP_SYS_ADMIN.
+ */
+struct blkcbt_extent {
+	__u64 offset_bytes;
+	__u64 length_bytes;
+};
+
+#endif /* _UAPI_LINUX_BLKCBT_H */

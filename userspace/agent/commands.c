@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * commands: the agent's answers on its control socket. Called by common/control.c from the
+ * event loop; every command answers at once, long jobs are polled.
+ *
+ *	status                                  everything (status.c)
+ *	attach {device, name, granule}          replicate a disk from now on
+ *	detach {device | name, force}           stop replicating it, and remember that
+ *	failback {timeout_ms, verify, thaw}     start the job
+ *	failback-status, stop-failback, resume
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "agent.h"
+#include "control.h"
+#include "util.h"
+
+#define FAILBACK_TIMEOUT_MS (2ull * 3600 * 1000)
+
+static json_t *problem_answer(const struct agent_problem *problem)
+{
+	return control_error(problem->remedy[0] ? problem->remedy : NULL, "%s", problem->text);
+}
+
+static const char *text_of(const json_t *request, const char *key)
+{
+	return json_string_value(json_object_get(request, key));
+}
+
+static json_t *command_attach(struct agent *agent, const json_t *request)
+{
+	const char *device = text_of(request, "device"), *name = text_of(request, "name");
+	json_int_t granule = json_integer_value(json_object_get(request, "granule"));
+	struct agent_problem problem = { 0 };
+	struct agent_disk *disk;
+
+	if (!device)
+		return control_error("name a disk, e.g. /dev/vdb", "attach: no device given");
+	if (granule && (granule < BLKCBT_GRANULE_MIN || granule > BLKCBT_GRANULE_MAX ||
+			(granule & (granule - 1))))
+		return control_error("use a power of two from 4K to 1M",
+				     "disk %s: cannot attach: granule %lld is not usable", device,
+				     (long long)granule);
+	if (!agent->tracker)
+		return control_error(agent->tracker_problem.remedy, "disk %s: cannot attach: %s", device,
+				     agent->tracker_problem.text[0] ? agent->tracker_problem.text :
+								      "change tracking is starting");
+	if (agent->released)
+		return control_error("reprotect resume", "disk %s: cannot attach: this machine has been "
+							 "failed back",
+				     device);
+	if (failback_active(agent))
+		return control_error("wait for it, or stop it: reprotect failback --stop",
+				     "disk %s: cannot attach during a failback", device);
+	if (disks_attach(agent, device, name, (uint32_t)granule, &disk, &problem))
+		return problem_answer(&problem);
+	agent_group_changed(agent);
+	return json_pack("{s:b, s:s, s:I, s:I}", "ok", 1, "name", disk->name, "id",
+			 (json_int_t)disk->id, "size_bytes", (json_int_t)disk->info.size_bytes);
+}
+
+static json_t *command_detach(struct agent *agent, const json_t *request)
+{
+	const char *which = text_of(request, "device");
+	bool force = json_is_true(json_object_get(request, "force"));
+	struct agent_problem problem = { 0 };
+	struct agent_disk *disk;
+
+	if (!which)
+		which = text_of(request, "name");
+	if (!which)
+		return control_error("name a disk as reprotect disk list shows it",
+				     "detach: no disk given");
+	disk = disks_find(agent, which);
+	if (!disk)
+		return control_error("see: reprotect disk list",
+				     "disk %s: cannot detach: is not replicated", which);
+	if (disk->detached)
+		return control_error(NULL, "disk %s (%s): is detached already", disk->name, disk->device);
+	if (failback_active(agent))
+		return control_error("wait for it, or stop it: reprotect failback --stop",
+				     "disk %s: cannot detach during a failback", which);
+	epoch_abandon(agent);
+	if (disks_detach(agent, disk, force, &problem))
+		return problem_answer(&problem);
+	agent_group_changed(agent);
+	return json_pack("{s:b, s:s}", "ok", 1, "name", disk->name);
+}
+
+static json_t *command_failback(struct agent *agent, const json_t *request)
+{
+	json_int_t timeout = json_integer_value(json_object_get(request, "timeout_ms"));
+	const json_t *verify = json_object_get(request, "verify");
+	bool thaw = json_is_true(json_object_get(request, "thaw"));
+	struct agent_problem problem = { 0 };
+
+	if (verify && !json_is_true(verify))
+		return control_error("leave verify out, or set it to true",
+				     "failback: targets are released only when they are verified");
+	if (timeout < 0)
+		return control_error("give a time above 0", "failback: timeout is negative");
+	if (failback_start(agent, timeout ? (uint64_t)timeout : FAILBACK_TIMEOUT_MS, thaw, &problem))
+		return problem_answer(&problem);
+	return json_pack("{s:b}", "ok", 1);
+}
+
+json_t *commands_handle(const char *command, const json_t *request, void *user)
+{
+	struct agent *agent = user;
+
+	if (!strcmp(command, "status"))
+		return status_json(agent);
+	if (!strcmp(command, "attach"))
+		return command_attach(agent, request);
+	if (!strcmp(command, "detach"))
+		return command_detach(agent, request);
+	if (!strcmp(command, "failback"))
+		return command_failback(agent, request);
+	if (!strcmp(command, "failback-status"))
+		return json_pack("{s:b, s:o}", "ok", 1, "failback", failback_json(agent));
+	if (!strcmp(command, "stop-failback")) {
+		if (!failback_active(agent))
+			return control_error(NULL, "no failback is under way");
+		failback_stop(agent, "stopped by command");
+		return json_pack("{s:b}", "ok", 1);
+	}
+	if (!strcmp(command, "resume")) {
+		struct agent_problem problem = { 0 };
+
+		if (failback_resume(agent, &problem))
+			return problem_answer(&problem);
+		return json_pack("{s:b}", "ok", 1);
+	}
+	return control_error("the agent and the command line are of different versions?",
+			     "unknown command \"%s\"", command);
+}

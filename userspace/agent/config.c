@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * config: see config.h. The table below is the whole truth about the keys.
+ */
+#include "config.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "conf.h"
+#include "control.h"
+#include "linux/blkcbt.h"
+#include "util.h"
+
+static const char *const commit_choices[] = { "applied", "spooled", NULL };
+static const char *const io_choices[] = { "auto", "io_uring", "libaio", NULL };
+
+#define AT(field) offsetof(struct config, field)
+
+static const struct conf_key keys[] = {
+	{ "agent", "process_server", CONF_STRING, AT(process_server), "127.0.0.1:9911", 0, 0, NULL,
+	  "address of the process server, host:port" },
+	{ "agent", "machine_id", CONF_STRING, AT(machine_id), NULL, 0, 0, NULL,
+	  "uuid of this machine; default: derived from /etc/machine-id" },
+	{ "agent", "host", CONF_STRING, AT(host), NULL, 0, 0, NULL,
+	  "name shown to people; default: the host name" },
+	{ "agent", "state_dir", CONF_STRING, AT(state_dir), "/var/lib/reprotect/agent", 0, 0, NULL,
+	  "where the agent remembers its disks" },
+	{ "agent", "control", CONF_STRING, AT(control), CONTROL_DIR "/agent.sock", 0, 0, NULL,
+	  "control socket" },
+	{ "agent", "module", CONF_STRING, AT(module), NULL, 0, 0, NULL,
+	  "path of blkcbt.ko; default: looked up by modprobe's rules" },
+	{ "agent", "epoch_interval", CONF_MS, AT(interval_ms), "5s", 100, 3600000, NULL,
+	  "time between cuts" },
+	{ "agent", "ack_timeout", CONF_MS, AT(ack_timeout_ms), "30min", 1000, 86400000, NULL,
+	  "how long to wait for the acknowledgement of an epoch" },
+	{ "agent", "commit_on", CONF_CHOICE, AT(commit_on), "applied", 0, 0, commit_choices,
+	  "forget an epoch when it is applied (on the target) or spooled (on the process server)" },
+	{ "agent", "slice_bytes", CONF_BYTES, AT(slice_bytes), "256M", 4 * MIB, GIB, NULL,
+	  "most bytes in one epoch" },
+	{ "agent", "granule_bytes", CONF_BYTES, AT(granule_bytes), "4K", BLKCBT_GRANULE_MIN,
+	  BLKCBT_GRANULE_MAX, NULL, "unit of tracking of disks that do not say otherwise" },
+	{ "agent", "io", CONF_CHOICE, AT(io), "auto", 0, 0, io_choices, "disk I/O engine" },
+	{ "disk", "device", CONF_STRING, offsetof(struct config_disk, device), NULL, 0, 0, NULL,
+	  "whole disk to replicate, e.g. /dev/vda or a path in /dev/disk/by-id" },
+	{ "disk", "granule_bytes", CONF_BYTES, offsetof(struct config_disk, granule_bytes), NULL, 0,
+	  0, NULL, "unit of tracking of this disk" },
+	{ 0 },
+};
+
+static void *config_section(void *user, const char *kind, const char *name)
+{
+	struct config *config = user;
+	struct config_disk *disk;
+
+	if (!strcmp(kind, "agent") && !(name && *name))
+		return config;
+	if (strcmp(kind, "disk") != 0 || !name || !*name)
+		return NULL;
+	for (size_t i = 0; i < config->disk_count; i++)
+		if (!strcmp(config->disks[i].name, name))
+			return &config->disks[i];
+	if (config->disk_count == AGENT_DISKS_MAX)
+		return NULL;
+	disk = &config->disks[config->disk_count];
+	disk->name = strdup(name);
+	if (!disk->name)
+		return NULL;
+	config->disk_count++;
+	return disk;
+}
+
+static const struct conf_schema schema = { keys, config_section };
+
+static int config_granule(uint64_t granule_bytes)
+{
+	return granule_bytes >= BLKCBT_GRANULE_MIN && granule_bytes <= BLKCBT_GRANULE_MAX &&
+	       !(granule_bytes & (granule_bytes - 1));
+}
+
+static int config_check(const struct config *config, const char *path, char *error,
+			size_t error_bytes)
+{
+	if (!config_granule(config->granule_bytes)) {
+		snprintf(error, error_bytes,
+			 "%s: [agent] granule_bytes: must be a power of two from 4K to 1M", path);
+		return -EINVAL;
+	}
+	for (size_t i = 0; i < config->disk_count; i++) {
+		const struct config_disk *disk = &config->disks[i];
+
+		if (!disk->device || !*disk->device) {
+			snprintf(error, error_bytes,
+				 "%s: [disk %s]: no device (add a line: device = /dev/...)", path,
+				 disk->name);
+			return -EINVAL;
+		}
+		if (disk->granule_bytes && !config_granule(disk->granule_bytes)) {
+			snprintf(error, error_bytes,
+				 "%s: [disk %s] granule_bytes: must be a power of two from 4K to 1M",
+				 path, disk->name);
+			return -EINVAL;
+		}
+		for (size_t j = 0; j < i; j++)
+			if (!strcmp(config->disks[j].device, disk->device)) {
+				snprintf(error, error_bytes,
+					 "%s: [disk %s] and [disk %s] name the same device %s", path,
+					 config->disks[j].name, disk->name, disk->device);
+				return -EINVAL;
+			}
+	}
+	return 0;
+}
+
+int config_load(struct config *config, const char *path, char *error, size_t error_bytes)
+{
+	const char *name = path ? path : AGENT_CONFIG_PATH;
+	int rc;
+
+	memset(config, 0, sizeof(*config));
+	if (!path && access(name, F_OK) < 0 && errno == ENOENT)
+		rc = 0;
+	else
+		rc = conf_load(&schema, name, config, error, error_bytes);
+	if (!rc && !config->process_server) /* no file, or no such section in it */
+		conf_defaults(&schema, "agent", config);
+	if (!rc)
+		rc = config_check(config, name, error, error_bytes);
+	return rc;
+}
+
+void config_free(struct config *config)
+{
+	for (size_t i = 0; i < config->disk_count; i++) {
+		conf_free(&schema, "disk", &config->disks[i]);
+		free(config->disks[i].name);
+	}
+	conf_free(&schema, "agent", config);
+}

@@ -1,0 +1,554 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * tracker_file: a test double for the kernel module, in the testing build only. A directory
+ * holds for each disk (named by the last part of its path)
+ *
+ *	NAME.state	"id size granule epoch committed"
+ *	NAME.dirty	lines "offset length": changed, not cut
+ *	NAME.open	the same of the open epoch; exists exactly while one is open
+ *
+ * cut renames dirty to open, commit unlinks open (what lies outside the range goes back),
+ * abort appends it to dirty. Whoever writes to a disk in a test appends to NAME.dirty
+ * under flock(DIR/lock), before it writes the disk. Regular files may stand in for disks.
+ */
+#ifdef REPROTECT_TESTING
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include "tracker.h"
+#include "util.h"
+
+#define FILE_DISKS_MAX 64
+
+struct file_disk {
+	dev_t dev;
+	char name[32];
+	uint64_t id, size_bytes, epoch, committed;
+	uint32_t granule_bytes;
+};
+
+struct tracker {
+	char *directory;
+	int lock;
+	struct file_disk disks[FILE_DISKS_MAX];
+	size_t count;
+	char error[256];
+};
+
+struct tracker_extents {
+	struct blkcbt_extent *list;
+	size_t count, next;
+};
+
+static void file_path(const struct tracker *tracker, const char *name, const char *suffix,
+		      char out[PATH_MAX])
+{
+	snprintf(out, PATH_MAX, "%s/%s.%s", tracker->directory, name, suffix);
+}
+
+static int file_fail(struct tracker *tracker, int rc, const char *text)
+{
+	snprintf(tracker->error, sizeof(tracker->error), "test tracker: %s", text);
+	return rc;
+}
+
+static struct file_disk *file_find(struct tracker *tracker, dev_t dev)
+{
+	for (size_t i = 0; i < tracker->count; i++)
+		if (tracker->disks[i].dev == dev)
+			return &tracker->disks[i];
+	return NULL;
+}
+
+static int file_save(struct tracker *tracker, const struct file_disk *disk)
+{
+	char path[PATH_MAX], text[256];
+	int length;
+
+	file_path(tracker, disk->name, "state", path);
+	length = snprintf(text, sizeof(text),
+			  "%" PRIu64 " %" PRIu64 " %u %" PRIu64 " %" PRIu64 "\n", disk->id,
+			  disk->size_bytes, disk->granule_bytes, disk->epoch, disk->committed);
+	return util_write_file(path, text, (size_t)length);
+}
+
+static int extent_compare(const void *a, const void *b)
+{
+	const struct blkcbt_extent *x = a, *y = b;
+
+	return x->offset_bytes < y->offset_bytes ? -1 : x->offset_bytes > y->offset_bytes;
+}
+
+/* The extents in a file: granule aligned, sorted, merged, inside the disk. */
+static int file_extents(struct tracker *tracker, const struct file_disk *disk, const char *suffix,
+			struct blkcbt_extent **out, size_t *out_count)
+{
+	char path[PATH_MAX];
+	struct blkcbt_extent *list = NULL;
+	size_t count = 0, room = 0, merged = 0;
+	uint64_t offset, length, granule = disk->granule_bytes;
+
+	file_path(tracker, disk->name, suffix, path);
+	CLEANUP_FILE FILE *file = fopen(path, "re");
+	*out = NULL;
+	*out_count = 0;
+	if (!file)
+		return errno == ENOENT ? 0 : -errno;
+	while (fscanf(file, "%" SCNu64 " %" SCNu64, &offset, &length) == 2) {
+		uint64_t end = offset + length;
+
+		if (offset >= disk->size_bytes || !length)
+			continue;
+		offset = offset / granule * granule;
+		end = (end + granule - 1) / granule * granule;
+		if (end > disk->size_bytes)
+			end = disk->size_bytes;
+		if (count == room) {
+			struct blkcbt_extent *more;
+
+			room = room ? room * 2 : 256;
+			more = realloc(list, room * sizeof(*list));
+			if (!more) {
+				free(list);
+				return -ENOMEM;
+			}
+			list = more;
+		}
+		list[count].offset_bytes = offset;
+		list[count++].length_bytes = end - offset;
+	}
+	if (count)
+		qsort(list, count, sizeof(*list), extent_compare);
+	for (size_t i = 0; i < count; i++) {
+		uint64_t end = list[i].offset_bytes + list[i].length_bytes;
+
+		if (merged && list[i].offset_bytes <=
+				      list[merged - 1].offset_bytes + list[merged - 1].length_bytes) {
+			struct blkcbt_extent *last = &list[merged - 1];
+
+			if (end > last->offset_bytes + last->length_bytes)
+				last->length_bytes = end - last->offset_bytes;
+		} else {
+			list[merged++] = list[i];
+		}
+	}
+	*out = list;
+	*out_count = merged;
+	return 0;
+}
+
+static uint64_t file_bytes(struct tracker *tracker, const struct file_disk *disk, const char *suffix)
+{
+	CLEANUP_FREE struct blkcbt_extent *list = NULL;
+	size_t count = 0;
+	uint64_t bytes = 0;
+
+	if (file_extents(tracker, disk, suffix, &list, &count) < 0)
+		return disk->size_bytes;
+	for (size_t i = 0; i < count; i++)
+		bytes += list[i].length_bytes;
+	return bytes;
+}
+
+static int file_append(struct tracker *tracker, const char *name, const struct blkcbt_extent *list,
+		       size_t count)
+{
+	char path[PATH_MAX];
+
+	file_path(tracker, name, "dirty", path);
+	CLEANUP_FILE FILE *file = fopen(path, "ae");
+	if (!file)
+		return -errno;
+	for (size_t i = 0; i < count; i++)
+		if (list[i].length_bytes)
+			fprintf(file, "%" PRIu64 " %" PRIu64 "\n", (uint64_t)list[i].offset_bytes,
+				(uint64_t)list[i].length_bytes);
+	return fflush(file) ? -errno : 0;
+}
+
+static bool file_open_epoch(struct tracker *tracker, const struct file_disk *disk)
+{
+	char path[PATH_MAX];
+
+	file_path(tracker, disk->name, "open", path);
+	return access(path, F_OK) == 0;
+}
+
+static void file_unlock(struct tracker **tracker)
+{
+	flock((*tracker)->lock, LOCK_UN);
+}
+
+#define FILE_LOCKED(tracker)                                                                       \
+	__attribute__((cleanup(file_unlock), unused)) struct tracker *locked = (tracker);          \
+	flock((tracker)->lock, LOCK_EX)
+
+static void file_close(struct tracker *tracker)
+{
+	if (!tracker)
+		return;
+	if (tracker->lock >= 0)
+		close(tracker->lock);
+	free(tracker->directory);
+	free(tracker);
+}
+
+static int file_open(const char *argument, struct tracker **out, char *error, size_t error_bytes)
+{
+	struct tracker *tracker = calloc(1, sizeof(*tracker));
+	char path[PATH_MAX];
+
+	if (!tracker)
+		return -ENOMEM;
+	tracker->lock = -1;
+	tracker->directory = strdup(argument);
+	snprintf(path, sizeof(path), "%s/lock", argument);
+	tracker->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	if (!tracker->directory || tracker->lock < 0) {
+		int rc = -errno;
+
+		snprintf(error, error_bytes, "test tracker: %s: %s", path, strerror(-rc));
+		file_close(tracker);
+		return rc;
+	}
+	*out = tracker;
+	return 0;
+}
+
+static const char *file_error(const struct tracker *tracker)
+{
+	return tracker->error;
+}
+
+static int file_info(struct tracker *tracker, struct cbt_info *info)
+{
+	(void)tracker;
+	memset(info, 0, sizeof(*info));
+	snprintf(info->version, sizeof(info->version), "test");
+	return 0;
+}
+
+static int file_resolve(struct tracker *tracker, const char *path, dev_t *dev)
+{
+	struct stat st;
+
+	(void)tracker;
+	if (stat(path, &st) < 0)
+		return -errno;
+	if (S_ISBLK(st.st_mode))
+		*dev = st.st_rdev;
+	else if (S_ISREG(st.st_mode))
+		*dev = makedev(4095, (unsigned)(st.st_ino & 0xfffff));
+	else
+		return -ENOTBLK;
+	return 0;
+}
+
+static int file_get(struct tracker *tracker, dev_t dev, struct cbt_disk *out)
+{
+	struct file_disk *disk = file_find(tracker, dev);
+
+	if (!disk)
+		return file_fail(tracker, -ENOENT, "not tracked");
+	FILE_LOCKED(tracker);
+	memset(out, 0, sizeof(*out));
+	out->dev = dev;
+	snprintf(out->name, sizeof(out->name), "%s", disk->name);
+	out->id = disk->id;
+	out->size_bytes = disk->size_bytes;
+	out->granule_bytes = disk->granule_bytes;
+	out->epoch = disk->epoch;
+	out->epoch_committed = disk->committed;
+	out->flags = disk->committed ? 0 : BLKCBT_DISK_F_UNSYNCED;
+	out->epoch_state = file_open_epoch(tracker, disk) ? BLKCBT_EPOCH_OPEN : BLKCBT_EPOCH_NONE;
+	out->dirty_bytes = file_bytes(tracker, disk, "dirty");
+	out->open_bytes = file_bytes(tracker, disk, "open");
+	return 0;
+}
+
+static int file_attach(struct tracker *tracker, const char *path, dev_t dev, uint32_t granule_bytes,
+		       struct cbt_disk *out)
+{
+	const char *base = strrchr(path, '/') ? strrchr(path, '/') + 1 : path;
+	struct file_disk *disk = file_find(tracker, dev);
+	char state[PATH_MAX];
+	bool fresh = true;
+
+	if (disk)
+		return file_fail(tracker, -EEXIST, "already tracked");
+	if (tracker->count == FILE_DISKS_MAX)
+		return file_fail(tracker, -ENOSPC, "too many disks");
+	CLEANUP_FD int fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return file_fail(tracker, -errno, "cannot open the disk");
+	disk = &tracker->disks[tracker->count];
+	memset(disk, 0, sizeof(*disk));
+	disk->dev = dev;
+	snprintf(disk->name, sizeof(disk->name), "%.31s", base);
+	file_path(tracker, disk->name, "state", state);
+	FILE *file = fopen(state, "re");
+	if (file) {
+		fresh = fscanf(file, "%" SCNu64 " %" SCNu64 " %" SCNu32 " %" SCNu64 " %" SCNu64,
+			       &disk->id, &disk->size_bytes, &disk->granule_bytes, &disk->epoch,
+			       &disk->committed) != 5;
+		fclose(file);
+	}
+	tracker->count++;
+	if (fresh) {
+		struct blkcbt_extent all = { 0 };
+		int rc;
+
+		disk->id = util_random();
+		disk->granule_bytes = granule_bytes ? granule_bytes : BLKCBT_GRANULE_DEFAULT;
+		disk->epoch = disk->committed = 0;
+		rc = util_device_bytes(fd, &disk->size_bytes);
+		if (!rc)
+			rc = file_save(tracker, disk);
+		all.length_bytes = disk->size_bytes;
+		if (!rc)
+			rc = file_append(tracker, disk->name, &all, 1);
+		if (rc) {
+			tracker->count--;
+			return file_fail(tracker, rc, "cannot attach");
+		}
+	}
+	return file_get(tracker, dev, out);
+}
+
+static int file_detach(struct tracker *tracker, dev_t dev, bool force)
+{
+	static const char *const suffixes[] = { "dirty", "open", "state" };
+	struct file_disk *disk = file_find(tracker, dev);
+	char path[PATH_MAX];
+
+	if (!disk)
+		return file_fail(tracker, -ENOENT, "not tracked");
+	FILE_LOCKED(tracker);
+	if (!force && file_open_epoch(tracker, disk))
+		return file_fail(tracker, -EBUSY, "an epoch is open");
+	for (size_t i = 0; i < ARRAY_LENGTH(suffixes); i++) {
+		file_path(tracker, disk->name, suffixes[i], path);
+		unlink(path);
+	}
+	*disk = tracker->disks[--tracker->count];
+	return 0;
+}
+
+static int file_cut(struct tracker *tracker, uint64_t epoch, const dev_t *devs, size_t count,
+		    uint64_t *cut_ns)
+{
+	FILE_LOCKED(tracker);
+	for (size_t i = 0; i < count; i++) {
+		struct file_disk *disk = file_find(tracker, devs[i]);
+
+		if (!disk)
+			return file_fail(tracker, -ENOENT, "not tracked");
+		if (file_open_epoch(tracker, disk))
+			return file_fail(tracker, -EBUSY, "an epoch is open");
+		if (epoch <= disk->epoch)
+			return file_fail(tracker, -EINVAL, "epoch number is not above the last");
+	}
+	for (size_t i = 0; i < count; i++) {
+		struct file_disk *disk = file_find(tracker, devs[i]);
+		char dirty[PATH_MAX], open_path[PATH_MAX];
+
+		disk->epoch = epoch;
+		file_save(tracker, disk);
+		file_append(tracker, disk->name, NULL, 0);
+		file_path(tracker, disk->name, "dirty", dirty);
+		file_path(tracker, disk->name, "open", open_path);
+		if (rename(dirty, open_path) < 0)
+			return file_fail(tracker, -errno, "cannot rename the dirty list");
+	}
+	*cut_ns = util_now_ns();
+	return 0;
+}
+
+/* Put back of the open epoch what lies outside [from, to). */
+static int file_close_epoch(struct tracker *tracker, struct file_disk *disk, uint64_t from,
+			    uint64_t to)
+{
+	CLEANUP_FREE struct blkcbt_extent *list = NULL;
+	size_t count = 0;
+	char path[PATH_MAX];
+	int rc = file_extents(tracker, disk, "open", &list, &count);
+
+	for (size_t i = 0; !rc && i < count; i++) {
+		uint64_t start = list[i].offset_bytes, end = start + list[i].length_bytes;
+		struct blkcbt_extent back[2] = { 0 };
+
+		if (end <= from || start >= to || from >= to) {
+			back[0] = list[i];
+		} else {
+			if (start < from) {
+				back[0].offset_bytes = start;
+				back[0].length_bytes = from - start;
+			}
+			if (end > to) {
+				back[1].offset_bytes = to;
+				back[1].length_bytes = end - to;
+			}
+		}
+		rc = file_append(tracker, disk->name, back, 2);
+	}
+	if (rc)
+		return file_fail(tracker, rc, "cannot put the rest back");
+	file_path(tracker, disk->name, "open", path);
+	unlink(path);
+	return 0;
+}
+
+static int file_commit(struct tracker *tracker, uint64_t epoch, const struct cbt_range *ranges,
+		       size_t count)
+{
+	FILE_LOCKED(tracker);
+	for (size_t i = 0; i < count; i++) {
+		struct file_disk *disk = file_find(tracker, ranges[i].dev);
+		int rc;
+
+		if (!disk)
+			return file_fail(tracker, -ENOENT, "not tracked");
+		if (disk->epoch != epoch || !file_open_epoch(tracker, disk))
+			return file_fail(tracker, -ESRCH, "not the open epoch");
+		rc = file_close_epoch(tracker, disk, ranges[i].from_bytes,
+				      ranges[i].to_bytes ? ranges[i].to_bytes : UINT64_MAX);
+		if (rc)
+			return rc;
+		disk->committed = epoch;
+		file_save(tracker, disk);
+	}
+	return 0;
+}
+
+static int file_abort(struct tracker *tracker, uint64_t epoch, const dev_t *devs, size_t count)
+{
+	FILE_LOCKED(tracker);
+	for (size_t i = 0; i < count; i++) {
+		struct file_disk *disk = file_find(tracker, devs[i]);
+		int rc;
+
+		if (!disk)
+			return file_fail(tracker, -ENOENT, "not tracked");
+		if (disk->epoch != epoch || !file_open_epoch(tracker, disk))
+			return file_fail(tracker, -ESRCH, "not the open epoch");
+		rc = file_close_epoch(tracker, disk, 0, 0);
+		if (rc)
+			return rc;
+	}
+	return 0;
+}
+
+static int file_mark(struct tracker *tracker, const struct cbt_range *range)
+{
+	struct file_disk *disk = file_find(tracker, range->dev);
+	struct blkcbt_extent extent;
+
+	if (!disk)
+		return file_fail(tracker, -ENOENT, "not tracked");
+	FILE_LOCKED(tracker);
+	extent.offset_bytes = range->from_bytes;
+	extent.length_bytes = (range->to_bytes ? range->to_bytes : disk->size_bytes) -
+			      range->from_bytes;
+	return file_append(tracker, disk->name, &extent, 1);
+}
+
+static int file_extents_open(struct tracker *tracker, const struct cbt_disk *info,
+			     uint64_t from_bytes, struct tracker_extents **out)
+{
+	struct file_disk *disk = file_find(tracker, info->dev);
+	struct tracker_extents *extents;
+	size_t i;
+	int rc;
+
+	if (!disk)
+		return file_fail(tracker, -ENODEV, "not tracked");
+	extents = calloc(1, sizeof(*extents));
+	if (!extents)
+		return -ENOMEM;
+	rc = file_extents(tracker, disk, "open", &extents->list, &extents->count);
+	if (rc) {
+		free(extents);
+		return rc;
+	}
+	for (i = 0; i < extents->count; i++) {
+		struct blkcbt_extent *e = &extents->list[i];
+		uint64_t end = e->offset_bytes + e->length_bytes;
+
+		if (end <= from_bytes)
+			continue;
+		if (e->offset_bytes < from_bytes) {
+			e->offset_bytes = from_bytes;
+			e->length_bytes = end - from_bytes;
+		}
+		break;
+	}
+	extents->next = i;
+	*out = extents;
+	return 0;
+}
+
+static int file_extents_read(struct tracker_extents *extents, struct blkcbt_extent *out, size_t max)
+{
+	size_t count = 0;
+
+	while (count < max && extents->next < extents->count)
+		out[count++] = extents->list[extents->next++];
+	return (int)count;
+}
+
+static void file_extents_close(struct tracker_extents *extents)
+{
+	free(extents->list);
+	free(extents);
+}
+
+static int file_events_fd(const struct tracker *tracker)
+{
+	(void)tracker;
+	return -1;
+}
+
+static int file_events_read(struct tracker *tracker,
+			    void (*event)(uint32_t what, const struct cbt_disk *disk, void *user),
+			    void *user)
+{
+	(void)tracker;
+	(void)event;
+	(void)user;
+	return 0;
+}
+
+const struct tracker_ops tracker_file_ops = {
+	.name = "test files",
+	.open = file_open,
+	.close = file_close,
+	.error = file_error,
+	.info = file_info,
+	.resolve = file_resolve,
+	.attach = file_attach,
+	.detach = file_detach,
+	.get = file_get,
+	.cut = file_cut,
+	.commit = file_commit,
+	.abort = file_abort,
+	.mark = file_mark,
+	.extents_open = file_extents_open,
+	.extents_read = file_extents_read,
+	.extents_close = file_extents_close,
+	.events_fd = file_events_fd,
+	.events_read = file_events_read,
+};
+
+#else
+typedef int tracker_file_is_for_tests_only;
+#endif

@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * main: the words of the command line. Finds the command, reads its options with a parser
+ * of its own (so that --help and errors are about that command), calls it.
+ */
+#include <argp.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "cli.h"
+#include "conf.h"
+#include "log.h"
+#include "util.h"
+
+const char *argp_program_version = "reprotect " REPROTECT_VERSION;
+const char *argp_program_bug_address;
+
+enum { TAKES_JSON = 1, TAKES_NAME = 2, TAKES_FORCE = 4, TAKES_WATCH = 8, TAKES_FAILBACK = 16, TAKES_YES = 32 };
+
+struct command {
+	const char *group, *word; /* group NULL: a single word */
+	enum cli_exit (*run)(const struct cli_options *options);
+	unsigned takes;
+	const char *arguments, *help;
+};
+
+static const struct command commands[] = {
+	{ NULL, "status", command_status, TAKES_JSON | TAKES_WATCH, "",
+	  "Show what the daemons on this machine do, and what to do about it." },
+	{ "disk", "attach", command_disk_attach, TAKES_JSON | TAKES_NAME, "DEVICE",
+	  "Replicate a whole disk from now on, mounted or not." },
+	{ "disk", "detach", command_disk_detach, TAKES_JSON | TAKES_FORCE, "DEVICE|NAME",
+	  "Stop replicating a disk; attaching it again needs a new initial sync." },
+	{ "disk", "list", command_disk_list, TAKES_JSON, "", "List the disks." },
+	{ NULL, "failback", command_failback, TAKES_JSON | TAKES_FAILBACK | TAKES_YES, "",
+	  "Freeze the filesystems, send the last changes, compare and release the targets." },
+	{ NULL, "resume", command_resume, TAKES_JSON, "",
+	  "After a failback: thaw the filesystems and protect this machine again." },
+	{ "target", "list", command_target_list, TAKES_JSON, "",
+	  "List the machines that the master target keeps." },
+	{ "target", "forget", command_target_forget, TAKES_YES, "MACHINE",
+	  "Let the master target forget a machine; its disks stay as they are." },
+};
+
+enum {
+	OPTION_NAME = 256,
+	OPTION_GRANULE,
+	OPTION_FORCE,
+	OPTION_THAW,
+	OPTION_STOP,
+	OPTION_SOCKET,
+	OPTION_TIMEOUT
+};
+
+static const struct {
+	unsigned takes; /* 0: every command */
+	struct argp_option option;
+} options_all[] = {
+	{ 0, { "socket", OPTION_SOCKET, "PATH", 0, "Control socket of the daemon", 0 } },
+	{ TAKES_JSON, { "json", 'j', NULL, 0, "Print JSON", 0 } },
+	{ TAKES_NAME, { "name", OPTION_NAME, "NAME", 0, "Stable name of the disk (default: its kernel name)", 0 } },
+	{ TAKES_NAME, { "granule", OPTION_GRANULE, "BYTES", 0, "Unit of tracking, 4K to 1M (default 4K)", 0 } },
+	{ TAKES_FORCE, { "force", OPTION_FORCE, NULL, 0, "Even while an epoch is open", 0 } },
+	{ TAKES_WATCH,
+	  { "watch", 'w', "SECONDS", OPTION_ARG_OPTIONAL, "Again and again (default: every 2 s)", 0 } },
+	{ TAKES_FAILBACK,
+	  { "timeout", OPTION_TIMEOUT, "TIME", 0, "Give up after TIME, e.g. 30min (default 2h)", 0 } },
+	{ TAKES_FAILBACK, { "thaw", OPTION_THAW, NULL, 0, "Thaw the filesystems at the end", 0 } },
+	{ TAKES_FAILBACK, { "stop", OPTION_STOP, NULL, 0, "Stop the failback that is under way", 0 } },
+	{ TAKES_YES, { "yes", 'y', NULL, 0, "Do not ask", 0 } },
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+	struct cli_options *options = state->input;
+
+	switch (key) {
+	case OPTION_SOCKET:
+		options->socket = arg;
+		return 0;
+	case 'j':
+		options->json = true;
+		return 0;
+	case OPTION_NAME:
+		options->name = arg;
+		return 0;
+	case OPTION_GRANULE:
+		if (conf_parse_bytes(arg, &options->granule_bytes))
+			argp_error(state, "--granule %s: not a size (4K, 64K, 1M)", arg);
+		return 0;
+	case OPTION_FORCE:
+		options->force = true;
+		return 0;
+	case 'w':
+		options->watch = true;
+		options->watch_ms = 2000;
+		if (arg && (conf_parse_ms(arg, &options->watch_ms) || options->watch_ms < 100))
+			argp_error(state, "--watch %s: not a time of 100ms or more", arg);
+		return 0;
+	case OPTION_TIMEOUT:
+		if (conf_parse_ms(arg, &options->timeout_ms) || !options->timeout_ms)
+			argp_error(state, "--timeout %s: not a time (90s, 30min, 2h)", arg);
+		return 0;
+	case OPTION_THAW:
+		options->thaw = true;
+		return 0;
+	case OPTION_STOP:
+		options->stop = true;
+		return 0;
+	case 'y':
+		options->yes = true;
+		return 0;
+	case ARGP_KEY_ARGS:
+		options->argv = state->argv + state->next;
+		options->argc = state->argc - state->next;
+		return 0;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+}
+
+static void usage(FILE *out)
+{
+	fprintf(out, "Usage: reprotect COMMAND [OPTION...]\n"
+		     "Talks to the reprotect daemons on this machine.\n\n");
+	for (size_t i = 0; i < ARRAY_LENGTH(commands); i++) {
+		const struct command *command = &commands[i];
+		char words[64];
+
+		snprintf(words, sizeof(words), "%s%s%s %s", command->group ? command->group : "",
+			 command->group ? " " : "", command->word, command->arguments);
+		fprintf(out, "  %-26s %s\n", words, command->help);
+	}
+	fprintf(out, "\n  reprotect COMMAND --help shows the options of a command; --version, --help.\n"
+		     "Exit status: 0 done, 1 failed, 2 wrong usage, 3 the daemon does not run.\n");
+}
+
+static const struct command *find(int argc, char **argv, int *words)
+{
+	for (size_t i = 0; i < ARRAY_LENGTH(commands); i++) {
+		const struct command *command = &commands[i];
+
+		*words = command->group ? 2 : 1;
+		if (argc <= *words)
+			continue;
+		if (command->group && strcmp(argv[1], command->group) != 0)
+			continue;
+		if (!strcmp(argv[*words], command->word))
+			return command;
+	}
+	return NULL;
+}
+
+int main(int argc, char **argv)
+{
+	struct argp_option table[ARRAY_LENGTH(options_all) + 1] = { 0 };
+	struct argp argp = { .options = table, .parser = parse };
+	struct cli_options options = { 0 };
+	const struct command *command;
+	char name[64], doc[160];
+	size_t used = 0;
+	int words = 0;
+
+	log_init("reprotect", LOG_LEVEL_WARNING);
+	command = find(argc, argv, &words);
+	if (!command) {
+		const char *word = argc > 1 ? argv[1] : "";
+
+		if (!strcmp(word, "--version") || !strcmp(word, "-V")) {
+			printf("%s\n", argp_program_version);
+			return CLI_OK;
+		}
+		if (!strcmp(word, "--help") || !strcmp(word, "-?") || !strcmp(word, "help")) {
+			usage(stdout);
+			return CLI_OK;
+		}
+		if (argc > 1)
+			cli_error("see: reprotect --help", "no such command: %s%s%s", word,
+				  argc > 2 ? " " : "", argc > 2 ? argv[2] : "");
+		else
+			usage(stderr);
+		return CLI_USAGE;
+	}
+	for (size_t i = 0; i < ARRAY_LENGTH(options_all); i++)
+		if (!options_all[i].takes || (options_all[i].takes & command->takes))
+			table[used++] = options_all[i].option;
+	snprintf(name, sizeof(name), "reprotect %s%s%s", command->group ? command->group : "",
+		 command->group ? " " : "", command->word);
+	snprintf(doc, sizeof(doc), "%s\vSee reprotect(8).", command->help);
+	argp.args_doc = command->arguments;
+	argp.doc = doc;
+	argp_err_exit_status = CLI_USAGE;
+	argv[words] = name; /* what messages call the program */
+	if (argp_parse(&argp, argc - words, argv + words, 0, NULL, &options))
+		return CLI_USAGE;
+	return command->run(&options);
+}

@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * machine: one protected machine: its state, its targets, its apply, and the connection
+ * that serves it. session.c brings connections; status.c reads it.
+ *
+ * A new connection replaces an old one (the newest wins), but it is answered only when nothing of
+ * the old one is in flight any more: an old write must not land after a new one.
+ */
+#ifndef MASTER_TARGET_MACHINE_H
+#define MASTER_TARGET_MACHINE_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <systemd/sd-event.h>
+
+#include "apply.h"
+#include "config.h"
+#include "conn.h"
+#include "fault.h"
+#include "pool.h"
+#include "state.h"
+#include "target.h"
+
+struct machine;
+struct session;
+
+/* A disk as the HELLO describes it. */
+struct hello_disk {
+	char name[STATE_NAME_BYTES];
+	uint32_t id;
+	uint64_t source_bytes;
+};
+
+struct hello {
+	char uuid[STATE_NAME_BYTES];
+	char host[STATE_NAME_BYTES];
+	uint64_t committed;
+	struct hello_disk disks[STATE_DISKS_MAX];
+	size_t disk_count;
+};
+
+/**
+ * struct server - what all machines share
+ * @sessions: connections that are open, in any state
+ */
+struct server {
+	struct config config;
+	sd_event *event;
+	struct io_engine *io;
+	int lock; /* of the state directory */
+	struct pool *pool;
+	struct machine *machines;
+	struct conn_listener *listener;
+	sd_event_source *tick;
+	unsigned sessions;
+	struct session *session_list;
+	bool ending;
+};
+
+/**
+ * struct machine - a protected machine
+ * @live: the connection that feeds it, or NULL
+ * @waiting: a newer one, until the I/O of the old has ended
+ * @saved: it has a state on the disk
+ * @damaged: that state cannot be read (@last says why)
+ * @last: what failed last; @failing: and it still does
+ */
+struct machine {
+	struct server *server;
+	struct machine *next;
+	struct state state;
+	bool saved, damaged, failing;
+	struct fault last;
+	struct target *targets;
+	size_t target_count;
+	struct apply apply;
+	struct pool_client client;
+	struct session *live, *waiting;
+	uint64_t waiting_since_ms;
+	uint64_t stuck_said_ms;
+	uint64_t rate_bytes, rate_ms, rate; /* bytes per second, lately */
+	char name[STATE_NAME_BYTES];	    /* host, or uuid: for messages */
+};
+
+/** machines_load - all that the state directory knows. Damaged ones are kept as such. 0 or negative errno */
+int machines_load(struct server *server);
+/** machines_free - wait for nothing: only after the I/O engine is gone */
+void machines_free(struct server *server);
+struct machine *machine_find(const struct server *server, const char *uuid_or_host);
+/** machine_get - the machine of @hello, made when new; NULL with @fault: too many, damaged */
+struct machine *machine_get(struct server *server, const struct hello *hello, struct fault *fault);
+/**
+ * machine_open - check and open the targets of @hello, and record them. Only when the apply is quiet.
+ * Return: 0, or -1 with @fault.
+ */
+int machine_open(struct machine *machine, const struct hello *hello, struct fault *fault);
+void machine_close_targets(struct machine *machine);
+/** machine_failed - note what failed, for the status and the log */
+void machine_failed(struct machine *machine, const struct fault *fault);
+/** machine_forget - drop its state. 0, or -1 with @fault */
+int machine_forget(struct machine *machine, struct fault *fault);
+void machine_tick(struct machine *machine);
+
+#endif

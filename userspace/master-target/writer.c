@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * writer: see writer.h. From the event loop only.
+ *
+ * A write is a small machine that walks its range. Nearly always there is one step. A range that
+ * does not lie on the target's sectors (a 512-byte tail on a 4 KiB disk) has its first or last
+ * sector read, changed and written back; that is safe, because the range that writer_overlaps()
+ * guards is rounded outward to whole sectors. Long ZEROs go in steps, so that none blocks a
+ * flush for minutes.
+ *
+ *	state    | next
+ *	---------+-------------------------------------------------------------
+ *	STEP     | cursor at the end: done; on a sector boundary with a sector to go: WHOLE; else PART_READ
+ *	WHOLE    | transfer done: cursor moves on, STEP
+ *	PART_READ| sector read and patched: PART_WRITE
+ *	PART_WRITE| cursor moves on, STEP
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "util.h"
+#include "writer.h"
+
+enum op_state { OP_STEP, OP_WHOLE, OP_PART_READ, OP_PART_WRITE };
+
+struct writer_op {
+	struct io_request io;
+	struct writer *writer;
+	struct target *target;
+	struct writer_op *next, **link;
+	enum op_state state;
+	bool zero;
+	unsigned generation;
+	char *payload;
+	char *sector;		    /* bounce buffer, only for unaligned ranges */
+	uint64_t offset, cursor, end; /* the frame's range */
+	uint64_t base;		    /* offset that the first byte of payload belongs to */
+	uint64_t step;		    /* bytes of the frame in the present step */
+};
+
+struct flush {
+	struct io_request io;
+	struct writer *writer;
+	struct target *target;
+};
+
+static uint64_t down(uint64_t value, uint32_t align)
+{
+	return value - value % align;
+}
+
+static uint64_t up(uint64_t value, uint32_t align)
+{
+	return down(value + align - 1, align);
+}
+
+bool writer_overlaps(const struct writer *writer, const struct target *target, uint64_t offset,
+		     uint64_t length)
+{
+	uint64_t from = down(offset, target->align), to = up(offset + length, target->align);
+
+	for (const struct writer_op *op = writer->ops; op; op = op->next)
+		if (op->target == target && from < up(op->end, target->align) &&
+		    down(op->offset, target->align) < to)
+			return true;
+	return false;
+}
+
+unsigned writer_in_flight(const struct writer *writer)
+{
+	return writer->count[0] + writer->count[1];
+}
+
+bool writer_full(const struct writer *writer)
+{
+	return writer_in_flight(writer) >= WRITER_OPS_MAX;
+}
+
+void writer_turn(struct writer *writer)
+{
+	writer->generation ^= 1;
+}
+
+unsigned writer_old_in_flight(const struct writer *writer)
+{
+	return writer->count[writer->generation ^ 1];
+}
+
+bool writer_flushing(const struct writer *writer)
+{
+	return writer->flushes != 0;
+}
+
+static void end(struct writer_op *op, int error)
+{
+	struct writer *writer = op->writer;
+	struct target *target = op->target;
+	uint64_t offset = op->offset, length = op->end - op->offset;
+	const char *action = op->zero ? "zero" : "write";
+
+	*op->link = op->next;
+	if (op->next)
+		op->next->link = op->link;
+	writer->count[op->generation]--;
+	writer->moved_ms = util_now_ms();
+	if (op->payload)
+		pool_put(writer->pool, writer->client, op->payload);
+	free(op->sector);
+	free(op);
+	if (error)
+		writer->failed(writer->user, target, action, offset, length, error);
+	else
+		writer->bytes_done += length;
+	writer->progress(writer->user);
+}
+
+static void step_done(struct io_request *io, int result);
+
+/* Hand the present step to the engine. */
+static void transfer(struct writer_op *op, enum io_op what, void *data, uint64_t offset, uint64_t bytes)
+{
+	op->io = (struct io_request){
+		.op = what,
+		.fd = op->target->fd,
+		.buffer = data == op->payload && data ? pool_index(op->writer->pool, data) : -1,
+		.data = data,
+		.bytes = bytes,
+		.offset = offset,
+		.done = step_done,
+		.user = op,
+	};
+	io_submit(op->writer->io, &op->io);
+}
+
+static void step(struct writer_op *op)
+{
+	uint32_t align = op->target->align;
+	uint64_t left = op->end - op->cursor;
+
+	op->state = OP_STEP;
+	if (!left) {
+		end(op, 0);
+		return;
+	}
+	if (op->cursor % align || left < align) {
+		if (!op->sector)
+			op->sector = io_buffer_alloc(align);
+		if (!op->sector) {
+			end(op, -ENOMEM);
+			return;
+		}
+		op->step = down(op->cursor, align) + align - op->cursor;
+		if (op->step > left)
+			op->step = left;
+		op->state = OP_PART_READ;
+		transfer(op, IO_READ, op->sector, down(op->cursor, align), align);
+		return;
+	}
+	op->step = down(left, align);
+	op->state = OP_WHOLE;
+	if (op->zero) {
+		if (op->step > WRITER_ZERO_BYTES)
+			op->step = WRITER_ZERO_BYTES;
+		transfer(op, IO_ZERO, NULL, op->cursor, op->step);
+		return;
+	}
+	/* After an unaligned head the rest moves to the start of its buffer, which is aligned. */
+	uint64_t skipped = op->cursor - op->base;
+
+	if (skipped % 4096) {
+		memmove(op->payload, op->payload + skipped, left);
+		op->base += skipped;
+		skipped = 0;
+	}
+	transfer(op, IO_WRITE, op->payload + skipped, op->cursor, op->step);
+}
+
+static void step_done(struct io_request *io, int result)
+{
+	struct writer_op *op = io->user;
+	uint32_t align = op->target->align;
+
+	if (result) {
+		end(op, result);
+		return;
+	}
+	op->writer->moved_ms = util_now_ms();
+	if (op->state == OP_PART_READ) {
+		char *at = op->sector + op->cursor % align;
+
+		if (op->zero)
+			memset(at, 0, op->step);
+		else
+			memcpy(at, op->payload + (op->cursor - op->base), op->step);
+		op->state = OP_PART_WRITE;
+		transfer(op, IO_WRITE, op->sector, down(op->cursor, align), align);
+		return;
+	}
+	op->cursor += op->step;
+	step(op);
+}
+
+int writer_start(struct writer *writer, struct target *target, const struct wire_frame *frame,
+		 void *payload)
+{
+	struct writer_op *op = calloc(1, sizeof(*op));
+
+	if (!op)
+		return -ENOMEM;
+	op->writer = writer;
+	op->target = target;
+	op->zero = !payload;
+	op->payload = payload;
+	op->offset = op->base = op->cursor = frame->offset;
+	op->end = frame->offset + frame->length;
+	op->generation = writer->generation;
+	op->link = &writer->ops;
+	op->next = writer->ops;
+	if (op->next)
+		op->next->link = &op->next;
+	writer->ops = op;
+	if (!writer_in_flight(writer))
+		writer->moved_ms = util_now_ms();
+	writer->count[op->generation]++;
+	target->unsynced = true;
+	step(op);
+	return 0;
+}
+
+static void flush_done(struct io_request *io, int result)
+{
+	struct flush *flush = io->user;
+	struct writer *writer = flush->writer;
+	struct target *target = flush->target;
+
+	free(flush);
+	writer->flushes--;
+	writer->moved_ms = util_now_ms();
+	if (result) {
+		target->unsynced = true;
+		writer->failed(writer->user, target, "flush", 0, target->source_bytes, result);
+	}
+	writer->progress(writer->user);
+}
+
+int writer_flush(struct writer *writer, struct target *targets, size_t count)
+{
+	for (size_t i = 0; i < count; i++) {
+		if (!targets[i].unsynced)
+			continue;
+		struct flush *flush = calloc(1, sizeof(*flush));
+
+		if (!flush)
+			return -ENOMEM;
+		flush->writer = writer;
+		flush->target = &targets[i];
+		flush->io = (struct io_request){
+			.op = IO_SYNC, .fd = targets[i].fd, .buffer = -1, .done = flush_done, .user = flush
+		};
+		targets[i].unsynced = false; /* writes from now on are for the next flush */
+		writer->flushes++;
+		writer->moved_ms = util_now_ms();
+		io_submit(writer->io, &flush->io);
+	}
+	return 0;
+}
