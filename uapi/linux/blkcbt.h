@@ -12,6 +12,10 @@
  * commit forgets an epoch, abort puts it back into the dirty map. A disk has
  * at most one open (cut, neither committed nor aborted) epoch.
  *
+ * A consistent epoch can be read as its disks were at the cut: through the
+ * image, a read-only block device, while its granules are preserved before they
+ * are overwritten. Hold makes writers wait before a cut, release lets them go.
+ *
  * All lengths and offsets are in bytes on the whole disk. All times are
  * CLOCK_BOOTTIME in nanoseconds.
  */
@@ -31,6 +35,21 @@
 #define BLKCBT_GRANULE_MAX	(1024u * 1024u)
 #define BLKCBT_GRANULE_DEFAULT	4096u
 
+/*
+ * The image of tracked disk number I: the disk as it was at the cut of the open
+ * consistent epoch (see enum blkcbt_epoch_mode). It is there from the first
+ * such cut until the disk is detached. Read it with O_DIRECT: what the page
+ * cache has may be of an earlier epoch.
+ */
+#define BLKCBT_IMAGE_FORMAT	"/dev/blkcbt_image%u"
+
+/* Memory for preserved granules, for all disks of a cut together. */
+#define BLKCBT_BUDGET_DEFAULT	(64u * 1024u * 1024u)
+
+/* How long a hold may last. */
+#define BLKCBT_HOLD_MS_DEFAULT	300u
+#define BLKCBT_HOLD_MS_MAX	5000u
+
 /* Most disks that one cut, commit or abort may name. */
 #define BLKCBT_GROUP_MAX	256u
 
@@ -38,8 +57,8 @@
  * enum blkcbt_cmd - commands of the family
  * @BLKCBT_CMD_INFO: the module itself. Request: nothing. Reply:
  *	%BLKCBT_A_MODULE_VERSION, %BLKCBT_A_GATE_MODE, %BLKCBT_A_OBSERVERS,
- *	%BLKCBT_A_GATE_REASON (only when degraded), %BLKCBT_A_FAULTS (only in a
- *	fault-injection build).
+ *	%BLKCBT_A_GATE_REASON (only when degraded), %BLKCBT_A_HOLDS,
+ *	%BLKCBT_A_FAULTS (only in a fault-injection build).
  * @BLKCBT_CMD_ATTACH: start tracking. Request: %BLKCBT_A_MAJOR,
  *	%BLKCBT_A_MINOR, optional %BLKCBT_A_GRANULE_BYTES. Reply: one
  *	%BLKCBT_A_DISK nest as in GET. Every granule starts dirty.
@@ -54,9 +73,15 @@
  * @BLKCBT_CMD_CUT: end the current epoch on the named disks, at once for all
  *	of them or for none. Request: %BLKCBT_A_EPOCH (greater than any epoch
  *	that these disks have seen), one or more %BLKCBT_A_DISK nests (MAJOR,
- *	MINOR). Reply: %BLKCBT_A_EPOCH, %BLKCBT_A_CUT_NS. Errors: ENOENT, EBUSY
- *	an epoch is open, EINVAL epoch number, ENODEV disk is gone, ERANGE disk
- *	was resized.
+ *	MINOR), optional %BLKCBT_A_EPOCH_MODE (default fuzzy),
+ *	%BLKCBT_A_BUDGET_BYTES (default BLKCBT_BUDGET_DEFAULT; not with fuzzy),
+ *	%BLKCBT_A_HOLD_ID (cut within this hold, which goes on; its disks must be
+ *	the disks of the cut). Reply: %BLKCBT_A_EPOCH, %BLKCBT_A_CUT_NS,
+ *	%BLKCBT_A_HOLD_NS. Errors: ENOENT, EBUSY an epoch is open, or a hold is
+ *	in force on one of the disks, EINVAL epoch number, or disks that are not
+ *	those of the hold, ENODEV disk is gone, ERANGE disk was resized,
+ *	EOPNOTSUPP not fuzzy and there is no gate, ETIMEDOUT the hold is over,
+ *	ENOMEM.
  * @BLKCBT_CMD_COMMIT: the target has epoch %BLKCBT_A_EPOCH durably: forget it.
  *	Request: %BLKCBT_A_EPOCH, %BLKCBT_A_DISK nests (MAJOR, MINOR, optional
  *	%BLKCBT_A_FROM_BYTES and %BLKCBT_A_TO_BYTES: only granules that lie
@@ -68,6 +93,16 @@
  * @BLKCBT_CMD_MARK: mark a range dirty in the current epoch. Request: MAJOR,
  *	MINOR, optional %BLKCBT_A_FROM_BYTES, %BLKCBT_A_TO_BYTES (default: whole
  *	disk). For resync.
+ * @BLKCBT_CMD_HOLD: writes to the named disks wait from now on. When this
+ *	returns, no write is on its way past the filter any more; what is in
+ *	flight below is not waited for. Request: one or more %BLKCBT_A_DISK nests
+ *	(MAJOR, MINOR), optional %BLKCBT_A_DEADLINE_MS (1 to BLKCBT_HOLD_MS_MAX,
+ *	default BLKCBT_HOLD_MS_DEFAULT). Reply: %BLKCBT_A_HOLD_ID. The hold ends
+ *	by RELEASE, when the deadline has passed, when the socket that asked for
+ *	it is closed, whichever is first. Errors: ENOENT, EINVAL, EBUSY a hold is
+ *	in force (there is one at a time), EOPNOTSUPP there is no gate.
+ * @BLKCBT_CMD_RELEASE: let the writers of a hold go. Request:
+ *	%BLKCBT_A_HOLD_ID. Errors: ETIMEDOUT it was over before.
  * @BLKCBT_CMD_EVENT: sent to the multicast group, never by user space:
  *	%BLKCBT_A_EVENT and, where it concerns a disk, a %BLKCBT_A_DISK nest
  *	(MAJOR, MINOR, NAME, and what the event says).
@@ -87,6 +122,8 @@ enum blkcbt_cmd {
 	BLKCBT_CMD_ABORT,
 	BLKCBT_CMD_MARK,
 	BLKCBT_CMD_EVENT,
+	BLKCBT_CMD_HOLD,
+	BLKCBT_CMD_RELEASE,
 	__BLKCBT_CMD_MAX,
 	BLKCBT_CMD_MAX = __BLKCBT_CMD_MAX - 1
 };
@@ -130,6 +167,18 @@ enum blkcbt_attr {
 	BLKCBT_A_EVENT,			/* u32, enum blkcbt_event */
 	BLKCBT_A_ID,			/* u64: random number of this attachment */
 	BLKCBT_A_OBSERVERS,		/* u32, BLKCBT_OBSERVER_* */
+	BLKCBT_A_EPOCH_MODE,		/* u32, enum blkcbt_epoch_mode: in GET, of the open epoch */
+	BLKCBT_A_BUDGET_BYTES,		/* u64: in GET, of the open epoch's cut */
+	BLKCBT_A_PRESERVED_BYTES,	/* u64: held now, in the open epoch */
+	BLKCBT_A_PRESERVES,		/* u64: granules preserved so far */
+	BLKCBT_A_DOWNGRADES,		/* u64: epochs of this disk that became fuzzy */
+	BLKCBT_A_DOWNGRADE_REASON,	/* string: why the last one did */
+	BLKCBT_A_HELD,			/* u64: writes that waited for a cut or a hold */
+	BLKCBT_A_HELD_MAX_NS,		/* u64: the longest that one of them waited */
+	BLKCBT_A_HOLD_ID,		/* u64 */
+	BLKCBT_A_HOLD_NS,		/* u64: how long this cut held writers; 0 within a hold */
+	BLKCBT_A_DEADLINE_MS,		/* u32 */
+	BLKCBT_A_HOLDS,			/* struct blkcbt_holds */
 	__BLKCBT_A_MAX,
 	BLKCBT_A_MAX = __BLKCBT_A_MAX - 1
 };
@@ -166,6 +215,42 @@ enum blkcbt_epoch_state {
 	BLKCBT_EPOCH_OPEN,		/* cut, to be committed or aborted */
 };
 
+/**
+ * enum blkcbt_epoch_mode - what an open epoch can be read as
+ * @BLKCBT_MODE_FUZZY: the live disk
+ * @BLKCBT_MODE_CONSISTENT: the image shows the granules of the epoch as they
+ *	were at the cut, until they are released. A granule that the epoch does
+ *	not hold, or that was released, can be read as well as long as it has not
+ *	been written since; after that, reading it is an error, never other
+ *	content.
+ * @BLKCBT_MODE_SNAPSHOT: as CONSISTENT, but of every granule of the disk
+ *
+ * Without budget or memory, when preserving fails, or when a write comes that
+ * the gate does not see, a consistent epoch becomes fuzzy, on all disks of its
+ * cut (%BLKCBT_EVENT_DOWNGRADED): writers never wait for more. Its image then
+ * gives errors. Whoever has read all of it asks GET for the mode: if it is still
+ * CONSISTENT, all that was read is exact.
+ */
+enum blkcbt_epoch_mode {
+	BLKCBT_MODE_FUZZY,
+	BLKCBT_MODE_CONSISTENT,
+	BLKCBT_MODE_SNAPSHOT,
+};
+
+/**
+ * struct blkcbt_holds - how long cuts have held writers
+ * @count: cuts and holds so far
+ * @total_ns: of all of them
+ * @max_ns: the longest
+ * @bucket: how many lasted from 2^i up to 2^(i+1) ns; the last one: or longer
+ */
+struct blkcbt_holds {
+	__u64 count;
+	__u64 total_ns;
+	__u64 max_ns;
+	__u64 bucket[32];
+};
+
 #define BLKCBT_DISK_F_BIO_BASED	(1u << 0)	/* dm, md, brd: completion shim */
 #define BLKCBT_DISK_F_GONE	(1u << 1)	/* the disk has been removed */
 #define BLKCBT_DISK_F_RESIZED	(1u << 2)	/* size changed while tracked: detach, attach */
@@ -181,6 +266,8 @@ enum blkcbt_epoch_state {
  * @BLKCBT_EVENT_RESYNC: the whole disk was marked dirty, because the place of a
  *	write could not be known
  * @BLKCBT_EVENT_RESIZED: the size of a tracked disk changed
+ * @BLKCBT_EVENT_DOWNGRADED: the open consistent epoch became fuzzy; comes with
+ *	%BLKCBT_A_DOWNGRADE_REASON
  */
 enum blkcbt_event {
 	BLKCBT_EVENT_ATTACHED = 1,
@@ -188,6 +275,7 @@ enum blkcbt_event {
 	BLKCBT_EVENT_ESCAPE,
 	BLKCBT_EVENT_RESYNC,
 	BLKCBT_EVENT_RESIZED,
+	BLKCBT_EVENT_DOWNGRADED,
 };
 
 /**
@@ -202,6 +290,11 @@ enum blkcbt_event {
  * enumeration there. Errors: ENODATA no epoch is open; ESTALE the epoch that
  * this descriptor was reading is over; EINVAL the buffer is shorter than a
  * record; ENODEV detached. Opening needs CAP_SYS_ADMIN.
+ *
+ * write() of whole records releases their granules: they have been read through
+ * the image, and need not be preserved any more. Only granules that lie wholly
+ * in a record are released. Errors: as read(), and EINVAL for a record that is
+ * empty or reaches beyond the disk. In a fuzzy epoch it does nothing.
  */
 struct blkcbt_extent {
 	__u64 offset_bytes;
