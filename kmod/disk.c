@@ -74,9 +74,10 @@ struct blkcbt_disk *blkcbt_disk_by_index(unsigned int index)
 	return NULL;
 }
 
+/* Removed, or (a loop device, a drive of removable media) not what was attached. */
 static bool disk_gone(struct blkcbt_disk *d)
 {
-	return test_bit(GD_DEAD, &d->gd->state);
+	return test_bit(GD_DEAD, &d->gd->state) || d->gd->diskseq != d->diskseq;
 }
 
 static bool disk_resized(struct blkcbt_disk *d)
@@ -156,7 +157,6 @@ static void disk_drained(struct percpu_ref *ref)
 	queue_work(blkcbt_wq, &d->free_work);
 }
 
-/* Why this disk cannot be tracked: 0 if it can. */
 /*
  * A driver that sends the very bio on to another disk: it completes there, so a write that
  * was submitted before the disk was attached would complete unseen, perhaps after the first
@@ -175,6 +175,7 @@ static const char *disk_hands_on(struct gendisk *gd)
 	return NULL;
 }
 
+/* Why this disk cannot be tracked: 0 if it can. */
 static int disk_refuse(struct block_device *bdev, u32 granule_bytes, char *why)
 {
 	struct gendisk *gd = bdev->bd_disk;
@@ -249,6 +250,7 @@ static struct blkcbt_disk *disk_make(struct gendisk *gd, u32 granule_bytes, char
 	d->index = index;
 	d->id = get_random_u64();
 	d->nr_sectors = get_capacity(gd);
+	d->diskseq = gd->diskseq;
 	d->granule_sector_shift = ilog2(granule_sectors);
 	d->nr_granules = (d->nr_sectors + granule_sectors - 1) >> d->granule_sector_shift;
 	d->bio_based = !queue_is_mq(gd->queue);
