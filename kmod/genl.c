@@ -183,6 +183,8 @@ static int put_state(struct sk_buff *skb, struct blkcbt_disk *d)
 						lockdep_is_held(&blkcbt_ctl_mutex));
 	unsigned int granule_shift = d->granule_sector_shift + SECTOR_SHIFT;
 	u64 size = (u64)d->nr_sectors << SECTOR_SHIFT;
+	const struct blkcbt_preserve *p = rcu_dereference_protected(d->preserve,
+						lockdep_is_held(&blkcbt_ctl_mutex));
 	bool open = d->epoch.state == BLKCBT_EPOCH_OPEN;
 	u64 fallbacks = d->fallbacks + atomic64_read(&cur->fallbacks) +
 			(old ? atomic64_read(&old->fallbacks) : 0);
@@ -204,7 +206,8 @@ static int put_state(struct sk_buff *skb, struct blkcbt_disk *d)
 	       put_u64(skb, BLKCBT_A_DIRTY_BYTES, dirty) ||
 	       put_u64(skb, BLKCBT_A_OPEN_BYTES, in_open) ||
 	       put_u64(skb, BLKCBT_A_MAP_BYTES,
-		       blkcbt_map_bytes(cur) + (old ? blkcbt_map_bytes(old) : 0)) ||
+		       blkcbt_map_bytes(cur) + (old ? blkcbt_map_bytes(old) : 0) +
+		       (p ? blkcbt_map_bytes(p->done) : 0)) ||
 	       put_u64(skb, BLKCBT_A_MAP_FALLBACKS, fallbacks) ||
 	       put_u64(skb, BLKCBT_A_PARKED, atomic64_read(&d->parked)) ||
 	       put_u64(skb, BLKCBT_A_INFLIGHT, max(inflight, 0L)) ||
