@@ -51,72 +51,84 @@ static const struct nla_policy commit_policy[BLKCBT_A_MAX + 1] = {
 	[BLKCBT_A_DISK]		= NLA_POLICY_NESTED(range_policy),
 };
 
-/*
- * Texts for the reply to an error (extack). The kernel's own formatted messages
- * end after 80 characters, and the reply is made after the command has
- * returned: so the texts live here, used in turn. One that is overtaken by
- * more concurrent errors than there are would be wrong, never wild.
- */
-static char *next_text(void)
+static int say(struct genl_info *info, const char *text, int err)
 {
-	static char texts[64][BLKCBT_WHY_LEN];
-	static atomic_t at = ATOMIC_INIT(0);
-	char *text = texts[(unsigned int)atomic_inc_return(&at) % ARRAY_SIZE(texts)];
-
-	text[0] = '\0';
-	return text;
+	if (info->extack && err)
+		info->extack->_msg = text;
+	return err;
 }
 
-static int say(struct netlink_ext_ack *extack, const char *text, int err)
+/*
+ * A text that was put together for this error. The reply to an error is made
+ * after the command has returned, and the kernel's own formatted messages end
+ * after 80 characters: so the text goes into a page that hangs on the request,
+ * as a fragment of no bytes, and is freed with it. A request comes without
+ * fragments; one that has several messages needs one page, for each is answered
+ * before the next is looked at.
+ */
+static int say_text(struct sk_buff *skb, struct genl_info *info, const char *text, int err)
 {
-	if (extack && err && text[0])
-		extack->_msg = text;
-	return err;
+	struct skb_shared_info *shinfo = skb_shinfo(skb);
+	struct page *page;
+	char *kept;
+
+	if (!err || !text[0])
+		return err;
+	/* What is this long is released without its fragments (netlink_skb_destructor()). */
+	if (is_vmalloc_addr(skb->head))
+		return say(info, "refused (name fewer disks in one command to be told why)", err);
+	if (!shinfo->nr_frags) {
+		page = alloc_page(GFP_KERNEL);
+		if (!page)
+			return say(info, "refused, and there is no memory to say why", err);
+		skb_fill_page_desc(skb, 0, page, 0, 0);
+	}
+	kept = skb_frag_address(&shinfo->frags[0]);
+	strscpy(kept, text, BLKCBT_WHY_LEN);
+	return say(info, kept, err);
 }
 
 static int admin(struct sk_buff *skb, struct genl_info *info)
 {
 	if (netlink_capable(skb, CAP_SYS_ADMIN))
 		return 0;
-	return say(info->extack, "not permitted: CAP_SYS_ADMIN is needed (run it as root)",
-		   -EPERM);
+	return say(info, "not permitted: CAP_SYS_ADMIN is needed (run it as root)", -EPERM);
 }
 
-static int get_dev(struct nlattr **attrs, struct netlink_ext_ack *extack, dev_t *dev)
+static int get_dev(struct sk_buff *skb, struct genl_info *info, struct nlattr **attrs, dev_t *dev)
 {
+	char why[BLKCBT_WHY_LEN];
 	u32 major, minor;
 
 	if (!attrs[BLKCBT_A_MAJOR] || !attrs[BLKCBT_A_MINOR])
-		return say(extack, "no disk named: BLKCBT_A_MAJOR and BLKCBT_A_MINOR are needed",
+		return say(info, "no disk named: BLKCBT_A_MAJOR and BLKCBT_A_MINOR are needed",
 			   -EINVAL);
 	major = nla_get_u32(attrs[BLKCBT_A_MAJOR]);
 	minor = nla_get_u32(attrs[BLKCBT_A_MINOR]);
 	if (major > (U32_MAX >> MINORBITS) || minor > MINORMASK) {
-		char *why = next_text();
-
-		snprintf(why, BLKCBT_WHY_LEN, "disk %u:%u: no such disk (no such device number)",
+		snprintf(why, sizeof(why), "disk %u:%u: no such disk (no such device number)",
 			 major, minor);
-		return say(extack, why, -ENODEV);
+		return say_text(skb, info, why, -ENODEV);
 	}
 	*dev = MKDEV(major, minor);
 	return 0;
 }
 
-static struct blkcbt_disk *get_disk_by(struct nlattr **attrs, struct netlink_ext_ack *extack)
+static struct blkcbt_disk *get_disk_by(struct sk_buff *skb, struct genl_info *info,
+				       struct nlattr **attrs)
 {
+	char why[BLKCBT_WHY_LEN];
 	struct blkcbt_disk *d;
 	dev_t dev;
-	int err = get_dev(attrs, extack, &dev);
+	int err = get_dev(skb, info, attrs, &dev);
 
 	if (err)
 		return ERR_PTR(err == -ENODEV ? -ENOENT : err);
 	d = blkcbt_disk_by_dev(dev);
 	if (!d) {
-		char *why = next_text();
-
-		snprintf(why, BLKCBT_WHY_LEN, "disk %u:%u: not tracked (attach it first)",
+		snprintf(why, sizeof(why), "disk %u:%u: not tracked (attach it first)",
 			 MAJOR(dev), MINOR(dev));
-		return ERR_PTR(say(extack, why, -ENOENT));
+		return ERR_PTR(say_text(skb, info, why, -ENOENT));
 	}
 	return d;
 }
@@ -212,15 +224,14 @@ static int finish_reply(struct genl_info *info, struct sk_buff *msg, void *hdr, 
 	return genlmsg_reply(msg, info);
 }
 
-static int reply_disk(struct genl_info *info, u8 cmd, struct blkcbt_disk *d)
+/*
+ * The reply to a command that has been done. It was made before, so that no
+ * memory means that nothing was done. That it cannot be delivered is no error
+ * of the command: whoever does not read his socket is told by ENOBUFS.
+ */
+static void finish_done(struct genl_info *info, struct sk_buff *msg, void *hdr, int err)
 {
-	struct sk_buff *msg;
-	void *hdr;
-
-	msg = new_reply(info, cmd, &hdr);
-	if (!msg)
-		return -ENOMEM;
-	return finish_reply(info, msg, hdr, put_disk_nest(msg, d, false));
+	WARN_ON_ONCE(finish_reply(info, msg, hdr, err) == -EMSGSIZE);
 }
 
 /**
@@ -263,7 +274,7 @@ static int cmd_info(struct sk_buff *skb, struct genl_info *info)
 	if (!msg)
 		return -ENOMEM;
 	mode = blkcbt_observe_mode(&reason);
-	err = nla_put_string(msg, BLKCBT_A_MODULE_VERSION, THIS_MODULE->version) ||
+	err = nla_put_string(msg, BLKCBT_A_MODULE_VERSION, BLKCBT_VERSION) ||
 	      nla_put_u32(msg, BLKCBT_A_GATE_MODE, mode) ||
 	      nla_put_u32(msg, BLKCBT_A_OBSERVERS, blkcbt_observers()) ||
 	      (reason && nla_put_string(msg, BLKCBT_A_GATE_REASON, reason));
@@ -276,22 +287,28 @@ static int cmd_info(struct sk_buff *skb, struct genl_info *info)
 static int cmd_attach(struct sk_buff *skb, struct genl_info *info)
 {
 	u32 granule = BLKCBT_GRANULE_DEFAULT;
+	char why[BLKCBT_WHY_LEN] = "";
 	struct blkcbt_disk *d;
-	char *why = next_text();
+	struct sk_buff *msg;
 	dev_t dev;
-	int err = admin(skb, info) ?: get_dev(info->attrs, info->extack, &dev);
+	void *hdr;
+	int err = admin(skb, info) ?: get_dev(skb, info, info->attrs, &dev);
 
 	if (err)
 		return err;
 	if (info->attrs[BLKCBT_A_GRANULE_BYTES])
 		granule = nla_get_u32(info->attrs[BLKCBT_A_GRANULE_BYTES]);
+	msg = new_reply(info, BLKCBT_CMD_ATTACH, &hdr);
+	if (!msg)
+		return -ENOMEM;
 
 	mutex_lock(&blkcbt_ctl_mutex);
 	d = blkcbt_disk_attach(dev, granule, why);
 	if (IS_ERR(d)) {
-		err = say(info->extack, why, PTR_ERR(d));
+		err = say_text(skb, info, why, PTR_ERR(d));
+		nlmsg_free(msg);
 	} else {
-		err = reply_disk(info, BLKCBT_CMD_ATTACH, d);
+		finish_done(info, msg, hdr, put_disk_nest(msg, d, false));
 		blkcbt_genl_multicast(d, BLKCBT_EVENT_ATTACHED);
 	}
 	mutex_unlock(&blkcbt_ctl_mutex);
@@ -300,21 +317,21 @@ static int cmd_attach(struct sk_buff *skb, struct genl_info *info)
 
 static int cmd_detach(struct sk_buff *skb, struct genl_info *info)
 {
-	char *why = next_text();
+	char why[BLKCBT_WHY_LEN] = "";
 	struct blkcbt_disk *d;
 	int err = admin(skb, info);
 
 	if (err)
 		return err;
 	mutex_lock(&blkcbt_ctl_mutex);
-	d = get_disk_by(info->attrs, info->extack);
+	d = get_disk_by(skb, info, info->attrs);
 	if (IS_ERR(d)) {
 		err = PTR_ERR(d);
 	} else {
 		/* For the event: the gendisk outlives the detach as long as @ref does. */
 		percpu_ref_get(&d->ref);
-		err = say(info->extack, why,
-			  blkcbt_disk_detach(d, info->attrs[BLKCBT_A_FORCE], why));
+		err = say_text(skb, info, why,
+			       blkcbt_disk_detach(d, info->attrs[BLKCBT_A_FORCE], why));
 		if (!err)
 			blkcbt_genl_multicast(d, BLKCBT_EVENT_DETACHED);
 		percpu_ref_put(&d->ref);
@@ -326,11 +343,21 @@ static int cmd_detach(struct sk_buff *skb, struct genl_info *info)
 static int cmd_get(struct sk_buff *skb, struct genl_info *info)
 {
 	struct blkcbt_disk *d;
+	struct sk_buff *msg;
+	void *hdr;
 	int err;
 
+	msg = new_reply(info, BLKCBT_CMD_GET, &hdr);
+	if (!msg)
+		return -ENOMEM;
 	mutex_lock(&blkcbt_ctl_mutex);
-	d = get_disk_by(info->attrs, info->extack);
-	err = IS_ERR(d) ? PTR_ERR(d) : reply_disk(info, BLKCBT_CMD_GET, d);
+	d = get_disk_by(skb, info, info->attrs);
+	if (IS_ERR(d)) {
+		err = PTR_ERR(d);
+		nlmsg_free(msg);
+	} else {
+		err = finish_reply(info, msg, hdr, put_disk_nest(msg, d, false));
+	}
 	mutex_unlock(&blkcbt_ctl_mutex);
 	return err;
 }
@@ -366,7 +393,7 @@ static int dump_get(struct sk_buff *skb, struct netlink_callback *cb)
 static int cmd_mark(struct sk_buff *skb, struct genl_info *info)
 {
 	struct nlattr **attrs = info->attrs;
-	char *why = next_text();
+	char why[BLKCBT_WHY_LEN] = "";
 	u64 from = 0, to = U64_MAX;
 	struct blkcbt_disk *d;
 	int err = admin(skb, info);
@@ -378,18 +405,18 @@ static int cmd_mark(struct sk_buff *skb, struct genl_info *info)
 	if (attrs[BLKCBT_A_TO_BYTES])
 		to = nla_get_u64(attrs[BLKCBT_A_TO_BYTES]);
 	mutex_lock(&blkcbt_ctl_mutex);
-	d = get_disk_by(attrs, info->extack);
+	d = get_disk_by(skb, info, attrs);
 	if (IS_ERR(d))
 		err = PTR_ERR(d);
 	else
-		err = say(info->extack, why, blkcbt_disk_mark_bytes(d, from, to, why));
+		err = say_text(skb, info, why, blkcbt_disk_mark_bytes(d, from, to, why));
 	mutex_unlock(&blkcbt_ctl_mutex);
 	return err;
 }
 
 /* One BLKCBT_A_DISK nest of a group. Under blkcbt_ctl_mutex. */
-static int parse_item(struct nlattr *nest, const struct nla_policy *policy,
-		      struct netlink_ext_ack *extack, struct blkcbt_group_item *items,
+static int parse_item(struct sk_buff *skb, struct genl_info *info, struct nlattr *nest,
+		      const struct nla_policy *policy, struct blkcbt_group_item *items,
 		      unsigned int n)
 {
 	struct nlattr *attrs[BLKCBT_A_MAX + 1];
@@ -397,21 +424,20 @@ static int parse_item(struct nlattr *nest, const struct nla_policy *policy,
 	unsigned int i;
 	int err;
 
-	err = nla_parse_nested(attrs, BLKCBT_A_MAX, nest, policy, extack);
+	err = nla_parse_nested(attrs, BLKCBT_A_MAX, nest, policy, info->extack);
 	if (err)
 		return err;
-	d = get_disk_by(attrs, extack);
+	d = get_disk_by(skb, info, attrs);
 	if (IS_ERR(d))
 		return PTR_ERR(d);
 	for (i = 0; i < n; i++) {
-		char *why;
+		char why[BLKCBT_WHY_LEN];
 
 		if (items[i].disk != d)
 			continue;
-		why = next_text();
-		snprintf(why, BLKCBT_WHY_LEN, "disk %s: named twice (name it once)",
+		snprintf(why, sizeof(why), "disk %s: named twice (name it once)",
 			 d->gd->disk_name);
-		return say(extack, why, -EINVAL);
+		return say_text(skb, info, why, -EINVAL);
 	}
 	items[n].disk = d;
 	items[n].to_bytes = U64_MAX;
@@ -422,79 +448,79 @@ static int parse_item(struct nlattr *nest, const struct nla_policy *policy,
 	return 0;
 }
 
-static int reply_cut(struct genl_info *info, u64 epoch, u64 cut_ns)
-{
-	struct sk_buff *msg;
-	void *hdr;
-
-	msg = new_reply(info, BLKCBT_CMD_CUT, &hdr);
-	if (!msg)
-		return -ENOMEM;
-	return finish_reply(info, msg, hdr, put_u64(msg, BLKCBT_A_EPOCH, epoch) ||
-			    put_u64(msg, BLKCBT_A_CUT_NS, cut_ns));
-}
-
 /* CUT, COMMIT and ABORT. */
-static int cmd_group(struct genl_info *info, enum blkcbt_epoch_step step)
+static int cmd_group(struct sk_buff *skb, struct genl_info *info, enum blkcbt_epoch_step step)
 {
 	const struct nla_policy *policy = step == BLKCBT_STEP_COMMIT ? range_policy : dev_policy;
+	char why[BLKCBT_WHY_LEN] = "";
 	struct blkcbt_group_item *items;
-	char *why = next_text();
+	struct sk_buff *msg = NULL;
 	struct nlattr *attr;
 	unsigned int n = 0;
 	u64 epoch, cut_ns;
 	int rem, err = 0;
+	void *hdr;
 
 	if (!info->attrs[BLKCBT_A_EPOCH])
-		return say(info->extack, "no epoch named: BLKCBT_A_EPOCH is needed", -EINVAL);
+		return say(info, "no epoch named: BLKCBT_A_EPOCH is needed", -EINVAL);
 	epoch = nla_get_u64(info->attrs[BLKCBT_A_EPOCH]);
+	if (step == BLKCBT_STEP_CUT) {
+		msg = new_reply(info, BLKCBT_CMD_CUT, &hdr);
+		if (!msg)
+			return -ENOMEM;
+	}
 	items = kvcalloc(BLKCBT_GROUP_MAX, sizeof(*items), GFP_KERNEL);
-	if (!items)
+	if (!items) {
+		nlmsg_free(msg);
 		return -ENOMEM;
+	}
 
 	mutex_lock(&blkcbt_ctl_mutex);
 	nlmsg_for_each_attr(attr, info->nlhdr, GENL_HDRLEN, rem) {
 		if (nla_type(attr) != BLKCBT_A_DISK)
 			continue;
 		if (n == BLKCBT_GROUP_MAX)
-			err = say(info->extack, "too many disks in one command (256 is the most)",
-				  -E2BIG);
+			err = say(info, "too many disks in one command (256 is the most)", -E2BIG);
 		else
-			err = parse_item(attr, policy, info->extack, items, n);
+			err = parse_item(skb, info, attr, policy, items, n);
 		if (err)
 			goto out;
 		n++;
 	}
 	if (!n) {
-		err = say(info->extack, "no disk named: BLKCBT_A_DISK is needed", -EINVAL);
+		err = say(info, "no disk named: BLKCBT_A_DISK is needed", -EINVAL);
 		goto out;
 	}
 	if (step == BLKCBT_STEP_CUT)
 		err = blkcbt_group_cut(items, n, epoch, &cut_ns, why);
 	else
 		err = blkcbt_group_end(items, n, epoch, step, why);
-	say(info->extack, why, err);
-	if (!err && step == BLKCBT_STEP_CUT)
-		err = reply_cut(info, epoch, cut_ns);
+	say_text(skb, info, why, err);
+	if (!err && msg) {
+		finish_done(info, msg, hdr, put_u64(msg, BLKCBT_A_EPOCH, epoch) ||
+			    put_u64(msg, BLKCBT_A_CUT_NS, cut_ns));
+		msg = NULL;
+	}
 out:
 	mutex_unlock(&blkcbt_ctl_mutex);
+	nlmsg_free(msg);
 	kvfree(items);
 	return err;
 }
 
 static int cmd_cut(struct sk_buff *skb, struct genl_info *info)
 {
-	return admin(skb, info) ?: cmd_group(info, BLKCBT_STEP_CUT);
+	return admin(skb, info) ?: cmd_group(skb, info, BLKCBT_STEP_CUT);
 }
 
 static int cmd_commit(struct sk_buff *skb, struct genl_info *info)
 {
-	return admin(skb, info) ?: cmd_group(info, BLKCBT_STEP_COMMIT);
+	return admin(skb, info) ?: cmd_group(skb, info, BLKCBT_STEP_COMMIT);
 }
 
 static int cmd_abort(struct sk_buff *skb, struct genl_info *info)
 {
-	return admin(skb, info) ?: cmd_group(info, BLKCBT_STEP_ABORT);
+	return admin(skb, info) ?: cmd_group(skb, info, BLKCBT_STEP_ABORT);
 }
 
 #define OP(_cmd, _doit, _policy) \
