@@ -246,8 +246,9 @@ static struct blkcbt_disk *disk_make(struct gendisk *gd, u32 granule_bytes, char
 	index = ida_alloc_max(&indices, BLKCBT_DISKS_MAX - 1, GFP_KERNEL);
 	if (index < 0) {
 		kfree(d);
-		why_err(why, "disk %s: cannot attach: no more than %u disks can be tracked (detach one first)",
-			gd->disk_name, BLKCBT_DISKS_MAX);
+		if (index == -ENOSPC)
+			why_err(why, "disk %s: cannot attach: no more than %u disks can be tracked (detach one first)",
+				gd->disk_name, BLKCBT_DISKS_MAX);
 		return ERR_PTR(index);
 	}
 	kref_init(&d->kref);

@@ -32,6 +32,8 @@
 #include "map.h"
 
 #define BLKCBT_HASH_BITS	7
+/* Not THIS_MODULE->version, which is a copy that there may have been no memory for. */
+#define BLKCBT_VERSION		"0.1.0"
 #define BLKCBT_DISKS_MAX	1024u
 
 /**
@@ -260,7 +262,7 @@ const char *blkcbt_observe_mode_name(void);
 u32 blkcbt_observers(void);
 
 /* gate.c */
-const char *blkcbt_gate_start(void);
+int blkcbt_gate_start(const char **why);
 void blkcbt_gate_stop(void);
 
 /* auditor.c */

@@ -142,40 +142,63 @@ static void gate_unregister(struct ftrace_ops *ops)
 	ftrace_free_filter(ops);
 }
 
+/* Why there is none, and what to do. */
+enum no_gate { SWITCHED_OFF, PATCHED, NOT_TRACEABLE, DISABLED, REFUSED };
+
+static const char * const no_gate[] = {
+	[SWITCHED_OFF]	=
+		"no gate, ftrace is switched off (sysctl kernel.ftrace_enabled=1, then load blkcbt again)",
+	[PATCHED]	=
+		"no gate, a live patch holds submit_bio_noacct (disable the patch in /sys/kernel/livepatch, then load blkcbt again)",
+	[NOT_TRACEABLE]	=
+		"no gate, submit_bio_noacct cannot be traced on this kernel",
+	[DISABLED]	=
+		"no gate, ftrace has disabled itself (what does the kernel's log say? reboot)",
+	[REFUSED]	=
+		"no gate, ftrace refused submit_bio_noacct (what does the kernel's log say?)",
+};
+
 /* Why it is -EBUSY: whether ftrace is switched off is not to be read anywhere. */
-static const char *busy(void)
+static enum no_gate busy(void)
 {
 	if (gate_register(&probe_ops))
-		return "no gate, ftrace is switched off (sysctl kernel.ftrace_enabled=1, then load blkcbt again)";
+		return SWITCHED_OFF;
 	gate_unregister(&probe_ops);
-	return "no gate, a live patch holds submit_bio_noacct (disable the patch in /sys/kernel/livepatch, then load blkcbt again)";
+	return PATCHED;
 }
 
 static bool registered;
 
 /**
  * blkcbt_gate_start() - begin to look at bios
+ * @why: set to why this kernel has no gate to give
  *
- * Return: NULL, or why this kernel has no gate to give.
+ * Return: 0; -ENOMEM, which is no reason to go without for as long as the
+ * module is loaded; another error: there is none to be had.
  */
-const char *blkcbt_gate_start(void)
+int blkcbt_gate_start(const char **why)
 {
 	int err = gate_register(&gate_ops);
 
 	registered = !err;
 	switch (err) {
 	case 0:
-		return NULL;
+	case -ENOMEM:
+		break;
 	case -EBUSY:
-		return busy();
+		*why = no_gate[busy()];
+		break;
 	case -EINVAL:
-		return "no gate, submit_bio_noacct cannot be traced on this kernel";
+		*why = no_gate[NOT_TRACEABLE];
+		break;
 	case -ENODEV:
-		return "no gate, ftrace has disabled itself (what does the kernel's log say? reboot)";
+		*why = no_gate[DISABLED];
+		break;
 	default:
 		pr_warn("ftrace refused submit_bio_noacct: error %d\n", err);
-		return "no gate, ftrace refused submit_bio_noacct (what does the kernel's log say?)";
+		*why = no_gate[REFUSED];
 	}
+	return err;
 }
 
 /**
@@ -193,9 +216,10 @@ void blkcbt_gate_stop(void)
 
 #else
 
-const char *blkcbt_gate_start(void)
+int blkcbt_gate_start(const char **why)
 {
-	return "no gate, this kernel has no function tracer to redirect with";
+	*why = "no gate, this kernel has no function tracer to redirect with";
+	return -EOPNOTSUPP;
 }
 
 void blkcbt_gate_stop(void)

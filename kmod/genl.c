@@ -70,72 +70,84 @@ static const struct nla_policy commit_policy[BLKCBT_A_MAX + 1] = {
 	[BLKCBT_A_DISK]		= NLA_POLICY_NESTED(range_policy),
 };
 
-/*
- * Texts for the reply to an error (extack). The kernel's own formatted messages
- * end after 80 characters, and the reply is made after the command has
- * returned: so the texts live here, used in turn. One that is overtaken by
- * more concurrent errors than there are would be wrong, never wild.
- */
-static char *next_text(void)
+static int say(struct genl_info *info, const char *text, int err)
 {
-	static char texts[64][BLKCBT_WHY_LEN];
-	static atomic_t at = ATOMIC_INIT(0);
-	char *text = texts[(unsigned int)atomic_inc_return(&at) % ARRAY_SIZE(texts)];
-
-	text[0] = '\0';
-	return text;
+	if (info->extack && err)
+		info->extack->_msg = text;
+	return err;
 }
 
-static int say(struct netlink_ext_ack *extack, const char *text, int err)
+/*
+ * A text that was put together for this error. The reply to an error is made
+ * after the command has returned, and the kernel's own formatted messages end
+ * after 80 characters: so the text goes into a page that hangs on the request,
+ * as a fragment of no bytes, and is freed with it. A request comes without
+ * fragments; one that has several messages needs one page, for each is answered
+ * before the next is looked at.
+ */
+static int say_text(struct sk_buff *skb, struct genl_info *info, const char *text, int err)
 {
-	if (extack && err && text[0])
-		extack->_msg = text;
-	return err;
+	struct skb_shared_info *shinfo = skb_shinfo(skb);
+	struct page *page;
+	char *kept;
+
+	if (!err || !text[0])
+		return err;
+	/* What is this long is released without its fragments (netlink_skb_destructor()). */
+	if (is_vmalloc_addr(skb->head))
+		return say(info, "refused (name fewer disks in one command to be told why)", err);
+	if (!shinfo->nr_frags) {
+		page = alloc_page(GFP_KERNEL);
+		if (!page)
+			return say(info, "refused, and there is no memory to say why", err);
+		skb_fill_page_desc(skb, 0, page, 0, 0);
+	}
+	kept = skb_frag_address(&shinfo->frags[0]);
+	strscpy(kept, text, BLKCBT_WHY_LEN);
+	return say(info, kept, err);
 }
 
 static int admin(struct sk_buff *skb, struct genl_info *info)
 {
 	if (netlink_capable(skb, CAP_SYS_ADMIN))
 		return 0;
-	return say(info->extack, "not permitted: CAP_SYS_ADMIN is needed (run it as root)",
-		   -EPERM);
+	return say(info, "not permitted: CAP_SYS_ADMIN is needed (run it as root)", -EPERM);
 }
 
-static int get_dev(struct nlattr **attrs, struct netlink_ext_ack *extack, dev_t *dev)
+static int get_dev(struct sk_buff *skb, struct genl_info *info, struct nlattr **attrs, dev_t *dev)
 {
+	char why[BLKCBT_WHY_LEN];
 	u32 major, minor;
 
 	if (!attrs[BLKCBT_A_MAJOR] || !attrs[BLKCBT_A_MINOR])
-		return say(extack, "no disk named: BLKCBT_A_MAJOR and BLKCBT_A_MINOR are needed",
+		return say(info, "no disk named: BLKCBT_A_MAJOR and BLKCBT_A_MINOR are needed",
 			   -EINVAL);
 	major = nla_get_u32(attrs[BLKCBT_A_MAJOR]);
 	minor = nla_get_u32(attrs[BLKCBT_A_MINOR]);
 	if (major > (U32_MAX >> MINORBITS) || minor > MINORMASK) {
-		char *why = next_text();
-
-		snprintf(why, BLKCBT_WHY_LEN, "disk %u:%u: no such disk (no such device number)",
+		snprintf(why, sizeof(why), "disk %u:%u: no such disk (no such device number)",
 			 major, minor);
-		return say(extack, why, -ENODEV);
+		return say_text(skb, info, why, -ENODEV);
 	}
 	*dev = MKDEV(major, minor);
 	return 0;
 }
 
-static struct blkcbt_disk *get_disk_by(struct nlattr **attrs, struct netlink_ext_ack *extack)
+static struct blkcbt_disk *get_disk_by(struct sk_buff *skb, struct genl_info *info,
+				       struct nlattr **attrs)
 {
+	char why[BLKCBT_WHY_LEN];
 	struct blkcbt_disk *d;
 	dev_t dev;
-	int err = get_dev(attrs, extack, &dev);
+	int err = get_dev(skb, info, attrs, &dev);
 
 	if (err)
 		return ERR_PTR(err == -ENODEV ? -ENOENT : err);
 	d = blkcbt_disk_by_dev(dev);
 	if (!d) {
-		char *why = next_text();
-
-		snprintf(why, BLKCBT_WHY_LEN, "disk %u:%u: not tracked (attach it first)",
+		snprintf(why, sizeof(why), "disk %u:%u: not tracked (attach it first)",
 			 MAJOR(dev), MINOR(dev));
-		return ERR_PTR(say(extack, why, -ENOENT));
+		return ERR_PTR(say_text(skb, info, why, -ENOENT));
 	}
 	return d;
 }
@@ -263,15 +275,14 @@ static int finish_reply(struct genl_info *info, struct sk_buff *msg, void *hdr, 
 	return genlmsg_reply(msg, info);
 }
 
-static int reply_disk(struct genl_info *info, u8 cmd, struct blkcbt_disk *d)
+/*
+ * The reply to a command that has been done. It was made before, so that no
+ * memory means that nothing was done. That it cannot be delivered is no error
+ * of the command: whoever does not read his socket is told by ENOBUFS.
+ */
+static void finish_done(struct genl_info *info, struct sk_buff *msg, void *hdr, int err)
 {
-	struct sk_buff *msg;
-	void *hdr;
-
-	msg = new_reply(info, cmd, &hdr);
-	if (!msg)
-		return -ENOMEM;
-	return finish_reply(info, msg, hdr, put_disk_nest(msg, d, false));
+	WARN_ON_ONCE(finish_reply(info, msg, hdr, err) == -EMSGSIZE);
 }
 
 /**
@@ -316,7 +327,7 @@ static int cmd_info(struct sk_buff *skb, struct genl_info *info)
 		return -ENOMEM;
 	blkcbt_holds_get(&holds);
 	mode = blkcbt_observe_mode(&reason);
-	err = nla_put_string(msg, BLKCBT_A_MODULE_VERSION, THIS_MODULE->version) ||
+	err = nla_put_string(msg, BLKCBT_A_MODULE_VERSION, BLKCBT_VERSION) ||
 	      nla_put_u32(msg, BLKCBT_A_GATE_MODE, mode) ||
 	      nla_put_u32(msg, BLKCBT_A_OBSERVERS, blkcbt_observers()) ||
 	      nla_put(msg, BLKCBT_A_HOLDS, sizeof(holds), &holds) ||
@@ -330,22 +341,28 @@ static int cmd_info(struct sk_buff *skb, struct genl_info *info)
 static int cmd_attach(struct sk_buff *skb, struct genl_info *info)
 {
 	u32 granule = BLKCBT_GRANULE_DEFAULT;
+	char why[BLKCBT_WHY_LEN] = "";
 	struct blkcbt_disk *d;
-	char *why = next_text();
+	struct sk_buff *msg;
 	dev_t dev;
-	int err = admin(skb, info) ?: get_dev(info->attrs, info->extack, &dev);
+	void *hdr;
+	int err = admin(skb, info) ?: get_dev(skb, info, info->attrs, &dev);
 
 	if (err)
 		return err;
 	if (info->attrs[BLKCBT_A_GRANULE_BYTES])
 		granule = nla_get_u32(info->attrs[BLKCBT_A_GRANULE_BYTES]);
+	msg = new_reply(info, BLKCBT_CMD_ATTACH, &hdr);
+	if (!msg)
+		return -ENOMEM;
 
 	mutex_lock(&blkcbt_ctl_mutex);
 	d = blkcbt_disk_attach(dev, granule, why);
 	if (IS_ERR(d)) {
-		err = say(info->extack, why, PTR_ERR(d));
+		err = say_text(skb, info, why, PTR_ERR(d));
+		nlmsg_free(msg);
 	} else {
-		err = reply_disk(info, BLKCBT_CMD_ATTACH, d);
+		finish_done(info, msg, hdr, put_disk_nest(msg, d, false));
 		blkcbt_genl_multicast(d, BLKCBT_EVENT_ATTACHED);
 	}
 	mutex_unlock(&blkcbt_ctl_mutex);
@@ -354,21 +371,21 @@ static int cmd_attach(struct sk_buff *skb, struct genl_info *info)
 
 static int cmd_detach(struct sk_buff *skb, struct genl_info *info)
 {
-	char *why = next_text();
+	char why[BLKCBT_WHY_LEN] = "";
 	struct blkcbt_disk *d;
 	int err = admin(skb, info);
 
 	if (err)
 		return err;
 	mutex_lock(&blkcbt_ctl_mutex);
-	d = get_disk_by(info->attrs, info->extack);
+	d = get_disk_by(skb, info, info->attrs);
 	if (IS_ERR(d)) {
 		err = PTR_ERR(d);
 	} else {
 		/* For the event: the gendisk outlives the detach as long as @ref does. */
 		percpu_ref_get(&d->ref);
-		err = say(info->extack, why,
-			  blkcbt_disk_detach(d, info->attrs[BLKCBT_A_FORCE], why));
+		err = say_text(skb, info, why,
+			       blkcbt_disk_detach(d, info->attrs[BLKCBT_A_FORCE], why));
 		if (!err)
 			blkcbt_genl_multicast(d, BLKCBT_EVENT_DETACHED);
 		percpu_ref_put(&d->ref);
@@ -380,11 +397,21 @@ static int cmd_detach(struct sk_buff *skb, struct genl_info *info)
 static int cmd_get(struct sk_buff *skb, struct genl_info *info)
 {
 	struct blkcbt_disk *d;
+	struct sk_buff *msg;
+	void *hdr;
 	int err;
 
+	msg = new_reply(info, BLKCBT_CMD_GET, &hdr);
+	if (!msg)
+		return -ENOMEM;
 	mutex_lock(&blkcbt_ctl_mutex);
-	d = get_disk_by(info->attrs, info->extack);
-	err = IS_ERR(d) ? PTR_ERR(d) : reply_disk(info, BLKCBT_CMD_GET, d);
+	d = get_disk_by(skb, info, info->attrs);
+	if (IS_ERR(d)) {
+		err = PTR_ERR(d);
+		nlmsg_free(msg);
+	} else {
+		err = finish_reply(info, msg, hdr, put_disk_nest(msg, d, false));
+	}
 	mutex_unlock(&blkcbt_ctl_mutex);
 	return err;
 }
@@ -420,7 +447,7 @@ static int dump_get(struct sk_buff *skb, struct netlink_callback *cb)
 static int cmd_mark(struct sk_buff *skb, struct genl_info *info)
 {
 	struct nlattr **attrs = info->attrs;
-	char *why = next_text();
+	char why[BLKCBT_WHY_LEN] = "";
 	u64 from = 0, to = U64_MAX;
 	struct blkcbt_disk *d;
 	int err = admin(skb, info);
@@ -432,18 +459,18 @@ static int cmd_mark(struct sk_buff *skb, struct genl_info *info)
 	if (attrs[BLKCBT_A_TO_BYTES])
 		to = nla_get_u64(attrs[BLKCBT_A_TO_BYTES]);
 	mutex_lock(&blkcbt_ctl_mutex);
-	d = get_disk_by(attrs, info->extack);
+	d = get_disk_by(skb, info, attrs);
 	if (IS_ERR(d))
 		err = PTR_ERR(d);
 	else
-		err = say(info->extack, why, blkcbt_disk_mark_bytes(d, from, to, why));
+		err = say_text(skb, info, why, blkcbt_disk_mark_bytes(d, from, to, why));
 	mutex_unlock(&blkcbt_ctl_mutex);
 	return err;
 }
 
 /* One BLKCBT_A_DISK nest of a group. Under blkcbt_ctl_mutex. */
-static int parse_item(struct nlattr *nest, const struct nla_policy *policy,
-		      struct netlink_ext_ack *extack, struct blkcbt_group_item *items,
+static int parse_item(struct sk_buff *skb, struct genl_info *info, struct nlattr *nest,
+		      const struct nla_policy *policy, struct blkcbt_group_item *items,
 		      unsigned int n)
 {
 	struct nlattr *attrs[BLKCBT_A_MAX + 1];
@@ -451,21 +478,20 @@ static int parse_item(struct nlattr *nest, const struct nla_policy *policy,
 	unsigned int i;
 	int err;
 
-	err = nla_parse_nested(attrs, BLKCBT_A_MAX, nest, policy, extack);
+	err = nla_parse_nested(attrs, BLKCBT_A_MAX, nest, policy, info->extack);
 	if (err)
 		return err;
-	d = get_disk_by(attrs, extack);
+	d = get_disk_by(skb, info, attrs);
 	if (IS_ERR(d))
 		return PTR_ERR(d);
 	for (i = 0; i < n; i++) {
-		char *why;
+		char why[BLKCBT_WHY_LEN];
 
 		if (items[i].disk != d)
 			continue;
-		why = next_text();
-		snprintf(why, BLKCBT_WHY_LEN, "disk %s: named twice (name it once)",
+		snprintf(why, sizeof(why), "disk %s: named twice (name it once)",
 			 d->gd->disk_name);
-		return say(extack, why, -EINVAL);
+		return say_text(skb, info, why, -EINVAL);
 	}
 	items[n].disk = d;
 	items[n].to_bytes = U64_MAX;
@@ -476,34 +502,28 @@ static int parse_item(struct nlattr *nest, const struct nla_policy *policy,
 	return 0;
 }
 
-static int reply_cut(struct genl_info *info, const struct blkcbt_cut *cut)
-{
-	struct sk_buff *msg;
-	void *hdr;
+/**
+ * struct group_command - a command that names disks
+ * @cmd: the command
+ * @replies: it has a reply, which is made ready before anything is done
+ * @policy: of what is in the nest of a disk
+ * @act: does it, for all disks or none, under blkcbt_ctl_mutex. @msg: where the
+ *	reply goes. Returns 0, 1 if the reply had no room (which is a bug), or an
+ *	error, of which it has said why.
+ */
+struct group_command {
+	u8 cmd;
+	bool replies;
+	const struct nla_policy *policy;
+	int (*act)(struct sk_buff *skb, struct genl_info *info, struct blkcbt_group_item *items,
+		   unsigned int n, struct sk_buff *msg);
+};
 
-	msg = new_reply(info, BLKCBT_CMD_CUT, &hdr);
-	if (!msg)
-		return -ENOMEM;
-	return finish_reply(info, msg, hdr, put_u64(msg, BLKCBT_A_EPOCH, cut->epoch) ||
-			    put_u64(msg, BLKCBT_A_CUT_NS, cut->cut_ns) ||
-			    put_u64(msg, BLKCBT_A_HOLD_NS, cut->hold_ns));
-}
-
-static int reply_hold(struct genl_info *info, u64 id)
-{
-	struct sk_buff *msg;
-	void *hdr;
-
-	msg = new_reply(info, BLKCBT_CMD_HOLD, &hdr);
-	if (!msg)
-		return -ENOMEM;
-	return finish_reply(info, msg, hdr, put_u64(msg, BLKCBT_A_HOLD_ID, id));
-}
-
-static int do_cut(struct genl_info *info, struct blkcbt_group_item *items, unsigned int n,
-		  char *why)
+static int act_cut(struct sk_buff *skb, struct genl_info *info, struct blkcbt_group_item *items,
+		   unsigned int n, struct sk_buff *msg)
 {
 	struct nlattr **attrs = info->attrs;
+	char why[BLKCBT_WHY_LEN] = "";
 	struct blkcbt_cut cut = {
 		.epoch = nla_get_u64(attrs[BLKCBT_A_EPOCH]),
 		.budget_bytes = BLKCBT_BUDGET_DEFAULT,
@@ -513,129 +533,145 @@ static int do_cut(struct genl_info *info, struct blkcbt_group_item *items, unsig
 	if (attrs[BLKCBT_A_EPOCH_MODE])
 		cut.mode = nla_get_u32(attrs[BLKCBT_A_EPOCH_MODE]);
 	if (cut.mode > BLKCBT_MODE_SNAPSHOT)
-		return say(info->extack, "no such mode of an epoch (see enum blkcbt_epoch_mode)",
-			   -EINVAL);
+		return say(info, "no such mode of an epoch (see enum blkcbt_epoch_mode)", -EINVAL);
 	if (attrs[BLKCBT_A_BUDGET_BYTES]) {
 		if (cut.mode == BLKCBT_MODE_FUZZY)
-			return say(info->extack, "a fuzzy epoch preserves nothing: no budget (leave it out)",
+			return say(info, "a fuzzy epoch preserves nothing: no budget (leave it out)",
 				   -EINVAL);
 		cut.budget_bytes = nla_get_u64(attrs[BLKCBT_A_BUDGET_BYTES]);
 	}
 	if (attrs[BLKCBT_A_HOLD_ID]) {
 		cut.hold_id = nla_get_u64(attrs[BLKCBT_A_HOLD_ID]);
 		if (!cut.hold_id)
-			return say(info->extack, "there is no hold 0 (HOLD gives the number)",
-				   -EINVAL);
+			return say(info, "there is no hold 0 (HOLD gives the number)", -EINVAL);
 	}
-	err = say(info->extack, why, blkcbt_group_cut(items, n, &cut, why));
-	return err ?: reply_cut(info, &cut);
+	err = blkcbt_group_cut(items, n, &cut, why);
+	if (err)
+		return say_text(skb, info, why, err);
+	return put_u64(msg, BLKCBT_A_EPOCH, cut.epoch) ||
+	       put_u64(msg, BLKCBT_A_CUT_NS, cut.cut_ns) ||
+	       put_u64(msg, BLKCBT_A_HOLD_NS, cut.hold_ns) ? 1 : 0;
 }
 
-static int do_hold(struct genl_info *info, struct blkcbt_group_item *items, unsigned int n,
-		   char *why)
+static int act_hold(struct sk_buff *skb, struct genl_info *info, struct blkcbt_group_item *items,
+		    unsigned int n, struct sk_buff *msg)
 {
 	u32 deadline_ms = BLKCBT_HOLD_MS_DEFAULT;
+	char why[BLKCBT_WHY_LEN] = "";
 	u64 id;
 	int err;
 
 	if (info->attrs[BLKCBT_A_DEADLINE_MS])
 		deadline_ms = nla_get_u32(info->attrs[BLKCBT_A_DEADLINE_MS]);
 	if (!deadline_ms || deadline_ms > BLKCBT_HOLD_MS_MAX)
-		return say(info->extack, "a hold lasts from 1 to 5000 ms (ask for as much)",
-			   -EINVAL);
+		return say(info, "a hold lasts from 1 to 5000 ms (ask for as much)", -EINVAL);
 	err = blkcbt_hold_take(items, n, deadline_ms, info->snd_portid, &id, why);
 	if (err)
-		return say(info->extack, why, err);
-	err = reply_hold(info, id);
-	if (err)
-		blkcbt_hold_release(id);
-	return err;
+		return say_text(skb, info, why, err);
+	return put_u64(msg, BLKCBT_A_HOLD_ID, id) ? 1 : 0;
 }
 
-static int do_commit(struct genl_info *info, struct blkcbt_group_item *items, unsigned int n,
-		     char *why)
+static int end_group(struct sk_buff *skb, struct genl_info *info, struct blkcbt_group_item *items,
+		     unsigned int n, enum blkcbt_epoch_step step)
 {
-	return say(info->extack, why,
-		   blkcbt_group_end(items, n, nla_get_u64(info->attrs[BLKCBT_A_EPOCH]),
-				    BLKCBT_STEP_COMMIT, why));
+	char why[BLKCBT_WHY_LEN] = "";
+	int err = blkcbt_group_end(items, n, nla_get_u64(info->attrs[BLKCBT_A_EPOCH]), step, why);
+
+	return say_text(skb, info, why, err);
 }
 
-static int do_abort(struct genl_info *info, struct blkcbt_group_item *items, unsigned int n,
-		    char *why)
+static int act_commit(struct sk_buff *skb, struct genl_info *info, struct blkcbt_group_item *items,
+		      unsigned int n, struct sk_buff *msg)
 {
-	return say(info->extack, why,
-		   blkcbt_group_end(items, n, nla_get_u64(info->attrs[BLKCBT_A_EPOCH]),
-				    BLKCBT_STEP_ABORT, why));
+	return end_group(skb, info, items, n, BLKCBT_STEP_COMMIT);
 }
 
-/* A command that names disks, each in a nest of @policy: all of them, then @act. */
-static int on_group(struct sk_buff *skb, struct genl_info *info, const struct nla_policy *policy,
-		    int (*act)(struct genl_info *info, struct blkcbt_group_item *items,
-			       unsigned int n, char *why))
+static int act_abort(struct sk_buff *skb, struct genl_info *info, struct blkcbt_group_item *items,
+		     unsigned int n, struct sk_buff *msg)
+{
+	return end_group(skb, info, items, n, BLKCBT_STEP_ABORT);
+}
+
+static const struct group_command cut_command = { BLKCBT_CMD_CUT, true, dev_policy, act_cut };
+static const struct group_command hold_command = { BLKCBT_CMD_HOLD, true, dev_policy, act_hold };
+static const struct group_command commit_command = {
+	BLKCBT_CMD_COMMIT, false, range_policy, act_commit
+};
+
+static const struct group_command abort_command = {
+	BLKCBT_CMD_ABORT, false, dev_policy, act_abort
+};
+
+/* A command that names disks. */
+static int on_group(struct sk_buff *skb, struct genl_info *info, const struct group_command *c)
 {
 	struct blkcbt_group_item *items;
-	char *why = next_text();
+	struct sk_buff *msg = NULL;
 	struct nlattr *attr;
 	unsigned int n = 0;
-	int rem, err = admin(skb, info);
+	int rem, err = 0;
+	void *hdr;
 
-	if (err)
-		return err;
+	if (c->cmd != BLKCBT_CMD_HOLD && !info->attrs[BLKCBT_A_EPOCH])
+		return say(info, "no epoch named: BLKCBT_A_EPOCH is needed", -EINVAL);
+	if (c->replies) {
+		msg = new_reply(info, c->cmd, &hdr);
+		if (!msg)
+			return -ENOMEM;
+	}
 	items = kvcalloc(BLKCBT_GROUP_MAX, sizeof(*items), GFP_KERNEL);
-	if (!items)
+	if (!items) {
+		nlmsg_free(msg);
 		return -ENOMEM;
+	}
 
 	mutex_lock(&blkcbt_ctl_mutex);
 	nlmsg_for_each_attr(attr, info->nlhdr, GENL_HDRLEN, rem) {
 		if (nla_type(attr) != BLKCBT_A_DISK)
 			continue;
 		if (n == BLKCBT_GROUP_MAX)
-			err = say(info->extack, "too many disks in one command (256 is the most)",
-				  -E2BIG);
+			err = say(info, "too many disks in one command (256 is the most)", -E2BIG);
 		else
-			err = parse_item(attr, policy, info->extack, items, n);
+			err = parse_item(skb, info, attr, c->policy, items, n);
 		if (err)
 			goto out;
 		n++;
 	}
-	if (n)
-		err = act(info, items, n, why);
-	else
-		err = say(info->extack, "no disk named: BLKCBT_A_DISK is needed", -EINVAL);
+	if (!n) {
+		err = say(info, "no disk named: BLKCBT_A_DISK is needed", -EINVAL);
+		goto out;
+	}
+	err = c->act(skb, info, items, n, msg);
+	if (err >= 0 && msg) {
+		finish_done(info, msg, hdr, err);
+		msg = NULL;
+		err = 0;
+	}
 out:
 	mutex_unlock(&blkcbt_ctl_mutex);
+	nlmsg_free(msg);
 	kvfree(items);
 	return err;
 }
 
-static int on_epoch(struct sk_buff *skb, struct genl_info *info, const struct nla_policy *policy,
-		    int (*act)(struct genl_info *info, struct blkcbt_group_item *items,
-			       unsigned int n, char *why))
-{
-	if (!info->attrs[BLKCBT_A_EPOCH])
-		return admin(skb, info) ?:
-		       say(info->extack, "no epoch named: BLKCBT_A_EPOCH is needed", -EINVAL);
-	return on_group(skb, info, policy, act);
-}
-
 static int cmd_cut(struct sk_buff *skb, struct genl_info *info)
 {
-	return on_epoch(skb, info, dev_policy, do_cut);
+	return admin(skb, info) ?: on_group(skb, info, &cut_command);
 }
 
 static int cmd_commit(struct sk_buff *skb, struct genl_info *info)
 {
-	return on_epoch(skb, info, range_policy, do_commit);
+	return admin(skb, info) ?: on_group(skb, info, &commit_command);
 }
 
 static int cmd_abort(struct sk_buff *skb, struct genl_info *info)
 {
-	return on_epoch(skb, info, dev_policy, do_abort);
+	return admin(skb, info) ?: on_group(skb, info, &abort_command);
 }
 
 static int cmd_hold(struct sk_buff *skb, struct genl_info *info)
 {
-	return on_group(skb, info, dev_policy, do_hold);
+	return admin(skb, info) ?: on_group(skb, info, &hold_command);
 }
 
 static int cmd_release(struct sk_buff *skb, struct genl_info *info)
@@ -645,10 +681,9 @@ static int cmd_release(struct sk_buff *skb, struct genl_info *info)
 	if (err)
 		return err;
 	if (!info->attrs[BLKCBT_A_HOLD_ID])
-		return say(info->extack, "no hold named: BLKCBT_A_HOLD_ID is needed", -EINVAL);
+		return say(info, "no hold named: BLKCBT_A_HOLD_ID is needed", -EINVAL);
 	err = blkcbt_hold_release(nla_get_u64(info->attrs[BLKCBT_A_HOLD_ID]));
-	return say(info->extack, "the hold was over before (by its deadline, or its owner is gone)",
-		   err);
+	return say(info, "the hold was over before (by its deadline, or its owner is gone)", err);
 }
 
 /* The owner of a hold has closed its socket, or died. */

@@ -97,7 +97,7 @@ static int __init blkcbt_init(void)
 	pr_alert("FAULT INJECTION BUILD, for tests only: it may be told to lose changes\n");
 	add_taint(TAINT_USER, LOCKDEP_STILL_OK);
 #endif
-	pr_info("loaded, version %s, tracking mode %s\n", THIS_MODULE->version,
+	pr_info("loaded, version %s, tracking mode %s\n", BLKCBT_VERSION,
 		blkcbt_observe_mode_name());
 	return 0;
 
@@ -137,5 +137,5 @@ module_init(blkcbt_init);
 module_exit(blkcbt_exit);
 
 MODULE_DESCRIPTION("changed-block tracking for failback replication");
-MODULE_VERSION("0.1.0");
+MODULE_VERSION(BLKCBT_VERSION);
 MODULE_LICENSE("GPL");

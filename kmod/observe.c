@@ -41,6 +41,8 @@ static bool have(u32 wanted)
 	return (observers & wanted) == wanted;
 }
 
+#define NEEDS(disk, what, cost)	disk " needs " what ", and " cost
+
 /**
  * blkcbt_observe_refuse() - may disks of this kind be tracked?
  * @bio_based: disks without requests
@@ -49,18 +51,20 @@ static bool have(u32 wanted)
  */
 const char *blkcbt_observe_refuse(bool bio_based)
 {
-	if (bio_based) {
-		if (!have(BLKCBT_OBSERVER_GATE))
-			return "a disk without requests needs the gate, and there is none";
-		if (!have(BLKCBT_OBSERVER_BIO_COMPLETE))
-			return "a disk without requests needs the tracepoint block_bio_complete, and there is none: a write under way now would complete unseen";
-		return NULL;
-	}
-	if (!have(BLKCBT_OBSERVER_COMPLETE))
-		return "a disk with requests needs the tracepoint block_rq_complete, and there is none: a write under way across a cut would be lost";
-	if (!have(BLKCBT_OBSERVER_GATE) && !have(BLKCBT_OBSERVER_ISSUE))
-		return "a disk with requests needs the gate or the tracepoint block_rq_issue, and there is neither";
-	return NULL;
+	const char *why = NULL;
+
+	if (bio_based && !have(BLKCBT_OBSERVER_GATE))
+		why = NEEDS("a disk without requests", "the gate", "there is none");
+	else if (bio_based && !have(BLKCBT_OBSERVER_BIO_COMPLETE))
+		why = NEEDS("a disk without requests", "the tracepoint block_bio_complete",
+			    "there is none: a write under way now would complete unseen");
+	else if (!bio_based && !have(BLKCBT_OBSERVER_COMPLETE))
+		why = NEEDS("a disk with requests", "the tracepoint block_rq_complete",
+			    "there is none: a write under way across a cut would be lost");
+	else if (!bio_based && !have(BLKCBT_OBSERVER_GATE) && !have(BLKCBT_OBSERVER_ISSUE))
+		why = NEEDS("a disk with requests", "the gate or the tracepoint block_rq_issue",
+			    "there is neither");
+	return why;
 }
 
 /* One more thing that is missing, and what that costs. */
@@ -106,12 +110,14 @@ static void conclude(const char *no_gate)
  */
 int blkcbt_observe_start(void)
 {
-	const char *no_gate;
+	const char *no_gate = NULL;
 	int err;
 
-	no_gate = blkcbt_gate_start();
-	observers = no_gate ? 0 : BLKCBT_OBSERVER_GATE;
-	err = blkcbt_auditor_start(!no_gate, &observers);
+	err = blkcbt_gate_start(&no_gate);
+	if (err == -ENOMEM)
+		return err;
+	observers = err ? 0 : BLKCBT_OBSERVER_GATE;
+	err = blkcbt_auditor_start(!err, &observers);
 	if (err) {
 		pr_err("cannot load: the tracepoints of the block layer cannot be used (error %d)\n",
 		       err);

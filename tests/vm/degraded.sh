@@ -10,6 +10,8 @@
 #   under_way NAME               a write to it is marked while under way, and again when done
 #   rounds SOURCE TARGET         rounds under load, and a last one without
 #   equal NAME SOURCE TARGET     rounds, then byte for byte; nothing escaped
+#   told NAME MODE DISK true|false   an agent that attaches DISK tells of MODE in its log, in status and
+#                                in status --json, with the module's own reason; last: of the disk, too
 
 N=0
 get() { cbtctl get "$1" | sed -n "s/^$2=//p"; }
@@ -84,4 +86,28 @@ equal() {
 	is "$1: nothing escaped" "$(get "$2" escapes)" 0
 	is "$1: nothing is under way" "$(get "$2" inflight)" 0
 	ok "$1: detach" cbtctl detach "$2"
+}
+
+status() { reprotect status --json | jq -r ".[\"reprotect-agent\"] | $1"; }
+
+told() {
+	mkdir -p /tmp/agent
+	printf '[agent]\nprocess_server = 127.0.0.1:9911\nstate_dir = /tmp/agent\nhost = degraded\n%s\n' \
+		'machine_id = 11111111-2222-4333-8444-555555555555' >/tmp/agent.conf
+	reprotect-agent --config /tmp/agent.conf >/tmp/agent.log 2>&1 &
+	_agent=$!
+	_reason=$(info gate_reason)
+	ok "$1: there is a reason" test -n "$_reason"
+	ok "$1: the agent answers" wait_for 60 reprotect status
+	ok "$1: it attaches" reprotect disk attach "$3" --name root
+	ok "$1: the agent's log says so" grep -F "degraded ($2): $_reason" /tmp/agent.log
+	ok "$1: status says so" sh -c "reprotect status | grep -F 'DEGRADED ($2): $_reason'"
+	is "$1: status --json says so" "$(status '.tracking | "\(.mode) \(.degraded)"')" "$2 true"
+	is "$1: the reason is there too" "$(status .tracking.reason)" "$_reason"
+	is "$1: and whether the disk is" "$(status '.disks[0].degraded')" "$4"
+	is "$1: as the module says" "$(($(get "$3" flags) & 16))" "$([ "$4" = false ] && echo 0 || echo 16)"
+	kill $_agent
+	wait $_agent
+	cbtctl detach "$3" --force
+	rm -rf /tmp/agent
 }

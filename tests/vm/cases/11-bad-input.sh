@@ -86,15 +86,15 @@ fails "dm: a new disk of this number" "still tracked" cbtctl attach /dev/mapper/
 ok "dm: detach of the old" cbtctl detach "$dev"
 ok "dm: attach of the new" cbtctl attach /dev/mapper/lin
 cbtctl cut 1 /dev/mapper/lin && cbtctl commit 1 /dev/mapper/lin
-cbtctl events 6 >/tmp/events 2>&1 &
+cbtctl events 600 >/tmp/events 2>&1 &
 events=$!
 wait_for 10 grep -q listening /tmp/events
 dmsetup suspend lin && echo 0 98304 linear /dev/vdb 0 | dmsetup load lin && dmsetup resume lin
 dd if=/dev/zero of=/dev/mapper/lin bs=4k seek=10000 count=1 oflag=direct
 fails "dm: a disk that was resized is not cut" "its size has changed" cbtctl cut 2 /dev/mapper/lin
 is "dm: and GET says so" $(($(get /dev/mapper/lin flags) & 4)) 4
-wait $events
-ok "dm: an event says so" grep -qx event=5 /tmp/events
+ok "dm: an event says so" wait_for 30 grep -qx event=5 /tmp/events
+kill $events
 ok "dm: detach" cbtctl detach /dev/mapper/lin
 ok "the module unloads" rmmod blkcbt
 done_testing

@@ -69,14 +69,14 @@ done
 fault gate_skip 5
 for disk in /dev/vda /dev/mapper/lin; do
 	cbtctl attach $disk
-	cbtctl events 15 >/tmp/events 2>&1 &
+	cbtctl events 600 >/tmp/events 2>&1 &
 	events=$!
 	wait_for 10 grep -q listening /tmp/events
 	ok "$disk, a gate that misses writes: rounds" rounds $disk /dev/vdb
 	ok "$disk, a gate that misses writes: caught" test "$(get $disk escapes)" -gt 0
 	ok "$disk, a gate that misses writes: equal all the same" cmp $disk /dev/vdb
-	wait $events
-	ok "$disk, a gate that misses writes: an event says so" grep -qx event=3 /tmp/events
+	ok "$disk, a gate that misses writes: an event says so" wait_for 30 grep -qx event=3 /tmp/events
+	kill $events
 	cbtctl detach $disk
 done
 fault audit_blind 1

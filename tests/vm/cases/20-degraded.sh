@@ -20,6 +20,7 @@ audit_only() {
 	ok "$1: the reason" sh -c "cbtctl info | grep -qF 'gate_reason=no gate, $3'"
 	fails "$1: a disk without requests is refused" "needs the gate" cbtctl attach /dev/mapper/lin
 	under_way "$1"
+	told "$1" audit-only /dev/vda true
 }
 
 whole() {
@@ -36,25 +37,6 @@ if [ -e /lib/modules/klp_submit.ko ]; then
 	ok "it is in force" wait_for 60 patched
 	audit_only "live patch" blkcbt "a live patch holds submit_bio_noacct"
 	equal "live patch" /dev/vda /dev/vdb
-
-	mkdir -p /tmp/agent
-	printf '[agent]\nprocess_server = 127.0.0.1:9911\nstate_dir = /tmp/agent\nhost = degraded\n%s\n' \
-		'machine_id = 11111111-2222-4333-8444-555555555555' >/tmp/agent.conf
-	reprotect-agent --config /tmp/agent.conf >/tmp/agent.log 2>&1 &
-	agent=$!
-	ok "live patch: the agent answers" wait_for 60 reprotect status
-	ok "live patch: it attaches" reprotect disk attach /dev/vda --name root
-	cbtctl get /dev/vda
-	ok "live patch: the agent's log says so" grep -F "degraded (audit-only): no gate, a live patch holds" /tmp/agent.log
-	ok "live patch: status says so" sh -c 'reprotect status | grep -F "DEGRADED (audit-only): no gate, a live patch holds"'
-	status() { reprotect status --json | jq -r ".[\"reprotect-agent\"] | $1"; }
-	is "live patch: status --json says so" "$(status '.tracking | "\(.mode) \(.degraded)"')" "audit-only true"
-	is "live patch: the reason is there too" "$(status .tracking.reason)" "$(info gate_reason)"
-	is "live patch: and of the disk" "$(status '.disks[0].degraded')" true
-	is "live patch: as the module says" "$(($(get /dev/vda flags) & 16))" 16
-	kill $agent
-	wait $agent
-	cbtctl detach /dev/vda --force
 	ok "the module unloads" rmmod blkcbt
 	ok "the live patch is taken out" unpatch
 	whole "after a live patch"

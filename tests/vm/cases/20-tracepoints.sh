@@ -2,7 +2,7 @@
 # shellcheck shell=sh disable=SC1091,SC2154
 # What: a tracepoint missing: nothing is lost, what cannot be tracked is refused, and all of it is said.
 # VM: disks=32M,32M,32M,16M modules="dm_mod loop sd_mod +scsi_debug" timeout=400 kernels=all
-# VM: tools="fio dmsetup cmp losetup" files="tests/vm/degraded.sh:/lib/degraded.sh"
+# VM: tools="fio dmsetup cmp losetup jq" files="tests/vm/degraded.sh:/lib/degraded.sh"
 . /lib/tap.sh
 . /lib/degraded.sh
 
@@ -45,6 +45,7 @@ cbtctl detach /dev/sda
 cbtctl attach /dev/mapper/lin
 is "unaudited: a disk without requests is not degraded" "$(degraded /dev/mapper/lin)" 0
 cbtctl detach /dev/mapper/lin
+told "unaudited" unaudited /dev/vda true
 ok "the module unloads" rmmod blkcbt
 
 # One kind of disk cannot be tracked.
@@ -52,6 +53,7 @@ without block_rq_complete partial 11 "block_rq_complete: disks with requests (vi
 is "no block_rq_complete: the mode" "$(info gate_mode)" 3
 fails "no block_rq_complete: a disk with requests is refused" "needs the tracepoint block_rq_complete" cbtctl attach /dev/vda
 equal "no block_rq_complete: dm" /dev/mapper/lin /dev/vdb
+told "no block_rq_complete" partial /dev/mapper/lin false
 ok "the module unloads" rmmod blkcbt
 
 without block_bio_complete partial 7 "block_bio_complete: disks without requests (dm, md) are refused"
@@ -61,6 +63,7 @@ under_way "no block_bio_complete"
 cbtctl attach /dev/vda
 is "no block_bio_complete: a disk with requests is not degraded" "$(degraded /dev/vda)" 0
 cbtctl detach /dev/vda
+told "no block_bio_complete" partial /dev/vda false
 ok "the module unloads" rmmod blkcbt
 
 # Several: each is named.

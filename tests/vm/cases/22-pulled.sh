@@ -151,7 +151,7 @@ states() {
 	ok "$kind, while it is enumerated: the reader is told" grep -q "No such device" /tmp/hold
 
 	# An event that is still to be sent: the whole disk is marked, or its size changed.
-	cbtctl events 2 >/tmp/events 2>&1 &
+	cbtctl events 600 >/tmp/events 2>&1 &
 	events=$!
 	wait_for 20 grep -q listening /tmp/events
 	if [ $kind = scsi ]; then
@@ -159,11 +159,11 @@ states() {
 	fi
 	${kind}_pull
 	after "$kind, an event reported" ""
-	wait $events
-	ok "$kind, an event reported: detach" grep -qx event=2 /tmp/events
+	ok "$kind, an event reported: detach" wait_for 30 grep -qx event=2 /tmp/events
 	if [ $kind = scsi ]; then
-		ok "$kind, an event reported: resync" grep -qx event=4 /tmp/events
+		ok "$kind, an event reported: resync" wait_for 30 grep -qx event=4 /tmp/events
 	fi
+	kill $events
 	cbtctl detach "$dev"
 
 	start flap
