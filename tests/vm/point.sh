@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# shellcheck shell=sh
+#
+# point.sh - what the cases about exact points in time share. Sourced as
+# /lib/point.sh after tap.sh.
+#
+#   get DISK KEY, info KEY     one value of cbtctl's
+#   clean DISK...              an epoch that nobody copies: nothing is dirty
+#   null_disk MIB              /dev/nullb0, memory-backed
+#   load OPTION... DISK...     starts the dependent writers; end_load ends them
+#   goes_on COUNT              the writers complete so many records more
+#   cut MODE DISK...           epoch $N, between the clock readings $before and $after
+#   judge COPY...              whether the copies are of one instant within that cut
+#
+# $N is the last epoch's number.
+
+N=0
+STATE=/tmp/depwrite
+
+get() { cbtctl get "$1" | sed -n "s/^$2=//p"; }
+info() { cbtctl info | sed -n "s/^$1=//p"; }
+
+clean() {
+	N=$((N + 1))
+	cbtctl cut $N "$@" && cbtctl commit $N "$@"
+}
+
+null_disk() {
+	modprobe null_blk nr_devices=0
+	[ -d /sys/kernel/config/nullb ] || mount -t configfs config /sys/kernel/config || return 1
+	mkdir /sys/kernel/config/nullb/nullb0 || return 1
+	for _setting in "size=$1" memory_backed=1 discard=1 power=1; do
+		echo "${_setting#*=}" >"/sys/kernel/config/nullb/nullb0/${_setting%=*}" || return 1
+	done
+	wait_for 10 test -b /dev/nullb0
+}
+
+records() { depwrite count $STATE; }
+
+load() {
+	rm -f $STATE
+	depwrite write $STATE "$@" >/tmp/load.out 2>&1 &
+	LOAD=$!
+	wait_for 20 test -s $STATE && wait_for 60 goes_on 50
+}
+
+end_load() {
+	kill -TERM "$LOAD"
+	wait "$LOAD"
+}
+
+goes_on() {
+	_at=$(records) || return 1
+	wait_for 60 eval "[ \$(records) -ge $((_at + $1)) ]"
+}
+
+cut() {
+	_mode=$1
+	shift
+	N=$((N + 1))
+	before=$(depwrite now)
+	# shellcheck disable=SC2086
+	cbtctl cut $N "$@" --mode "$_mode" ${BUDGET:+--budget $BUDGET} >/tmp/cut || return 1
+	after=$(depwrite now)
+	cut_ns=$(sed -n 's/^cut_ns=//p' /tmp/cut)
+}
+
+judge() { depwrite check $STATE "$before" "$after" --cut "${cut_ns:-0}" "$@"; }
