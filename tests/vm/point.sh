@@ -9,7 +9,7 @@
 #   null_disk MIB              /dev/nullb0, memory-backed
 #   load OPTION... DISK...     starts the dependent writers; end_load ends them
 #   goes_on COUNT              the writers complete so many records more
-#   cut MODE DISK...           epoch $N, between the clock readings $before and $after
+#   point MODE DISK...          epoch $N, between the clock readings $before and $after
 #   judge COPY...              whether the copies are of one instant within that cut
 #
 # $N is the last epoch's number.
@@ -54,7 +54,7 @@ goes_on() {
 	wait_for 60 eval "[ \$(records) -ge $((_at + $1)) ]"
 }
 
-cut() {
+point() {
 	_mode=$1
 	shift
 	N=$((N + 1))

@@ -30,7 +30,7 @@ consistent() { for disk in $disks; do [ "$(get $disk mode)" = 1 ] || return 1; d
 # epoch: cut, copy, ask for the mode, commit, judge
 epoch() {
 	case $((N % 3)) in 0) order=forward ;; 1) order=random ;; 2) order=reverse ;; esac
-	cut consistent $disks || return 1
+	point consistent $disks || return 1
 	copy_all || { cat /tmp/copy?; return 1; }
 	consistent || { fuzzy=$((fuzzy + 1)); cbtctl get; return 1; }
 	cbtctl commit $N $disks || return 1
@@ -71,7 +71,7 @@ ok "its numbers fit" eval '[ "$(info holds_max_ns)" -le "$(info holds_total_ns)"
 diag "holds: $(cbtctl info | grep holds_ | xargs)"
 
 # What the judge says is not that all is well with everything.
-cut consistent $disks && copy_all && cbtctl commit $N $disks
+point consistent $disks && copy_all && cbtctl commit $N $disks
 ok "the writers have ended: all they wrote is there" depwrite check $STATE "$after" "$after" $copies
 echo 3 >/proc/sys/vm/drop_caches
 for pair in vda:vdc mapper/lin:vdd nullb0:vde; do ok "$pair: equal" cmp /dev/${pair%:*} /dev/${pair#*:}; done

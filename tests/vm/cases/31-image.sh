@@ -2,7 +2,7 @@
 # shellcheck shell=sh disable=SC1091,SC2016,SC2034,SC2086,SC2154
 # What: the image shows a granule as it was at the cut, or gives an error; a snapshot shows the whole disk, and mounts.
 # VM: disks=16M,320M modules="dm_mod +null_blk ext4 xfs" timeout=400 kernels=all
-# VM: tools="fio dmsetup cmp blkdiscard blockdev mkfs.ext4 mkfs.xfs mount umount sha256sum" files="tests/vm/point.sh:/lib/point.sh"
+# VM: tools="fio dmsetup cmp blkdiscard blockdev mkfs.ext4 mkfs.xfs mount umount fsfreeze sha256sum" files="tests/vm/point.sh:/lib/point.sh"
 . /lib/tap.sh
 . /lib/point.sh
 
@@ -30,7 +30,7 @@ semantics() { # DISK GRANULE
 	fails "$name: no image before the first such cut" "No such file" cat $image
 	put 10 4 && put 20 && put 30 && put 32 8
 	remember
-	ok "$name: cut" cut consistent $disk
+	ok "$name: cut" point consistent $disk
 	is "$name: its mode" "$(get $disk mode) $(get $disk budget)" "1 67108864"
 	ok "$name: the image is as large as the disk" [ "$(blockdev --getsize64 $image)" = "$(blockdev --getsize64 $disk)" ]
 	ok "$name: in the epoch, unchanged" granule 10
@@ -87,7 +87,7 @@ semantics() { # DISK GRANULE
 	fails "$name: no epoch is open: no image" "" cbtctl imgread $disk $((10 * G)) $G
 	put 10
 	remember
-	ok "$name: next cut" cut consistent $disk
+	ok "$name: next cut" point consistent $disk
 	ok "$name: it shows the new content" granule 8 40
 	put 11
 	ok "$name: as it was at the second cut" granule 11
@@ -95,9 +95,9 @@ semantics() { # DISK GRANULE
 	ok "$name: and so three of them" granule 10 3
 	cbtctl abort $N $disk
 	is "$name: abort frees all" "$(get $disk preserved)" 0
-	ok "$name: after an abort it is in the next epoch" eval 'remember; cut consistent $disk && granule 11'
+	ok "$name: after an abort it is in the next epoch" eval 'remember; point consistent $disk && granule 11'
 	cbtctl abort $N $disk
-	cut fuzzy $disk
+	point fuzzy $disk
 	fails "$name: a fuzzy epoch has no image" "" cbtctl imgread $disk $((10 * G)) $G
 	is "$name: and no mode" "$(get $disk mode)" 0
 	cbtctl commit $N $disk
@@ -108,7 +108,7 @@ snapshot() { # DISK
 	disk=$1 G=4096
 	clean $disk
 	remember
-	ok "$1: snapshot" cut snapshot $disk
+	ok "$1: snapshot" point snapshot $disk
 	is "$1: its mode" "$(get $disk mode)" 2
 	fio --filename=$disk --output-format=terse --time_based --runtime=300 --direct=1 \
 		--name=uring --ioengine=io_uring --rw=randwrite --bs=4k --iodepth=16 --rate_iops=500 \
@@ -133,9 +133,12 @@ snapshot() { # DISK
 # A file system on a snapshot shows the file as it was, while the original goes on.
 mounts() { # TYPE OPTIONS
 	mkfs.$1 -q $3 /dev/vdb && mkdir -p /mnt/$1 /mnt/image && mount -t $1 /dev/vdb /mnt/$1 || return 1
-	dd if=/dev/urandom of=/mnt/$1/file bs=1M count=8 2>/dev/null && sync && fsync /mnt/$1/file || return 1
+	dd if=/dev/urandom of=/mnt/$1/file bs=1M count=8 2>/dev/null && fsfreeze -f /mnt/$1 || return 1
 	sum=$(sha256sum </mnt/$1/file)
-	cut snapshot /dev/vdb || return 1
+	point snapshot /dev/vdb
+	_bad=$?
+	fsfreeze -u /mnt/$1
+	[ $_bad = 0 ] || return 1
 	dd if=/dev/urandom of=/mnt/$1/file bs=1M count=8 conv=notrunc,fsync 2>/dev/null
 	dd if=/dev/urandom of=/mnt/$1/more bs=1M count=8 conv=fsync 2>/dev/null
 	blockdev --flushbufs $image
