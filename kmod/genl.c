@@ -51,14 +51,14 @@ static const struct nla_policy group_policy[BLKCBT_A_MAX + 1] = {
 static const struct nla_policy cut_policy[BLKCBT_A_MAX + 1] = {
 	[BLKCBT_A_EPOCH]	= { .type = NLA_U64 },
 	[BLKCBT_A_DISK]		= NLA_POLICY_NESTED(dev_policy),
-	[BLKCBT_A_EPOCH_MODE]	= NLA_POLICY_MAX(NLA_U32, BLKCBT_MODE_SNAPSHOT),
+	[BLKCBT_A_EPOCH_MODE]	= { .type = NLA_U32 },
 	[BLKCBT_A_BUDGET_BYTES]	= { .type = NLA_U64 },
 	[BLKCBT_A_HOLD_ID]	= { .type = NLA_U64 },
 };
 
 static const struct nla_policy hold_policy[BLKCBT_A_MAX + 1] = {
 	[BLKCBT_A_DISK]		= NLA_POLICY_NESTED(dev_policy),
-	[BLKCBT_A_DEADLINE_MS]	= NLA_POLICY_RANGE(NLA_U32, 1, BLKCBT_HOLD_MS_MAX),
+	[BLKCBT_A_DEADLINE_MS]	= { .type = NLA_U32 },
 };
 
 static const struct nla_policy release_policy[BLKCBT_A_MAX + 1] = {
@@ -509,6 +509,9 @@ static int do_cut(struct genl_info *info, struct blkcbt_group_item *items, unsig
 
 	if (attrs[BLKCBT_A_EPOCH_MODE])
 		cut.mode = nla_get_u32(attrs[BLKCBT_A_EPOCH_MODE]);
+	if (cut.mode > BLKCBT_MODE_SNAPSHOT)
+		return say(info->extack, "no such mode of an epoch (see enum blkcbt_epoch_mode)",
+			   -EINVAL);
 	if (attrs[BLKCBT_A_BUDGET_BYTES]) {
 		if (cut.mode == BLKCBT_MODE_FUZZY)
 			return say(info->extack, "a fuzzy epoch preserves nothing and takes no budget (leave it out, or cut a consistent one)",
@@ -534,6 +537,9 @@ static int do_hold(struct genl_info *info, struct blkcbt_group_item *items, unsi
 
 	if (info->attrs[BLKCBT_A_DEADLINE_MS])
 		deadline_ms = nla_get_u32(info->attrs[BLKCBT_A_DEADLINE_MS]);
+	if (!deadline_ms || deadline_ms > BLKCBT_HOLD_MS_MAX)
+		return say(info->extack, "a hold lasts from 1 to 5000 ms (ask for as much)",
+			   -EINVAL);
 	err = blkcbt_hold_take(items, n, deadline_ms, info->snd_portid, &id, why);
 	if (err)
 		return say(info->extack, why, err);
