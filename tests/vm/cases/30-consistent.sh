@@ -10,45 +10,17 @@
 # Requests, bios, requests on other queues; the order is that of the records.
 disks="/dev/vda /dev/mapper/lin /dev/nullb0"
 copies="/dev/vdc /dev/vdd /dev/vde"
-violations=0 fuzzy=0
-
-copy() { cbtctl copy "$1" "$2" --image --seed "$N$3" --order "$order" --piece 64k --delay-us 1500; }
-
-# The disks are copied side by side; the fastest writer is not the slowest reader.
-copy_all() {
-	copy /dev/vda /dev/vdc 1 >/tmp/copy1 2>&1 &
-	_one=$!
-	copy /dev/mapper/lin /dev/vdd 2 >/tmp/copy2 2>&1 &
-	_two=$!
-	copy /dev/nullb0 /dev/vde 3 >/tmp/copy3 2>&1
-	_three=$?
-	wait $_one && wait $_two && [ $_three = 0 ]
-}
-
-consistent() { for disk in $disks; do [ "$(get $disk mode)" = 1 ] || return 1; done; }
-
-# epoch: cut, copy, ask for the mode, commit, judge
-epoch() {
-	case $((N % 3)) in 0) order=forward ;; 1) order=random ;; 2) order=reverse ;; esac
-	point consistent $disks || return 1
-	copy_all || { cat /tmp/copy?; return 1; }
-	consistent || { fuzzy=$((fuzzy + 1)); cbtctl get; return 1; }
-	cbtctl commit $N $disks || return 1
-	judge $copies >/tmp/verdict || { violations=$((violations + 1)); cat /tmp/verdict; return 1; }
-	echo "epoch $N: $(cat /tmp/verdict)"
-}
-
 epochs() {
 	_bad=0
 	while [ $N -lt "$EPOCHS" ]; do
-		epoch || { _bad=$((_bad + 1)); cbtctl abort $N $disks 2>/dev/null; }
+		epoch || _bad=$((_bad + 1))
 		[ $_bad -lt 5 ] || return 1
 		goes_on 100 || return 1
 	done
 	[ $_bad = 0 ]
 }
 
-ok "null_blk" null_disk 16
+ok "null_blk" null_disk 0 16
 echo 0 32768 linear /dev/vdb 0 | dmsetup create lin
 ok "the module loads" insmod /lib/modules/blkcbt.ko
 for disk in $disks; do ok "$disk: attach" cbtctl attach $disk; done

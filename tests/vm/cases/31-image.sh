@@ -152,7 +152,7 @@ mounts() { # TYPE OPTIONS
 }
 
 ok "the module loads" insmod /lib/modules/blkcbt.ko
-ok "null_blk" null_disk 16
+ok "null_blk" null_disk 0 16
 semantics /dev/vda 4096
 snapshot /dev/vda
 echo 0 32768 linear /dev/vdb 0 | dmsetup create lin
