@@ -71,12 +71,13 @@ struct blkcbt_disk *blkcbt_disk_by_index(unsigned int index)
 }
 
 /**
- * blkcbt_disk_gone() - has it been removed?
+ * blkcbt_disk_gone() - is it removed or, as a loop device or a drive of removable
+ *	media can be, not what was attached?
  * @d: the disk
  */
 bool blkcbt_disk_gone(struct blkcbt_disk *d)
 {
-	return test_bit(GD_DEAD, &d->gd->state);
+	return test_bit(GD_DEAD, &d->gd->state) || d->gd->diskseq != d->diskseq;
 }
 
 /**
@@ -253,6 +254,7 @@ static struct blkcbt_disk *disk_make(struct gendisk *gd, u32 granule_bytes, char
 	d->index = index;
 	d->id = get_random_u64();
 	d->nr_sectors = get_capacity(gd);
+	d->diskseq = gd->diskseq;
 	d->granule_sector_shift = ilog2(granule_sectors);
 	d->nr_granules = (d->nr_sectors + granule_sectors - 1) >> d->granule_sector_shift;
 	d->bio_based = !queue_is_mq(gd->queue);

@@ -44,6 +44,7 @@
  * @bio_based: has no requests: writes carry a completion shim
  * @scsi: its passthrough requests are SCSI commands
  * @nr_sectors: size when attached
+ * @diskseq: tells the medium from another one in the same drive
  * @owner: the driver's module, pinned
  * @index: number of the character device
  * @id: random number of this attachment
@@ -121,6 +122,7 @@ struct blkcbt_disk {
 	struct bio_list park_list;
 
 	sector_t nr_sectors;
+	u64 diskseq;
 	struct module *owner;
 	unsigned int index;
 	u64 id;
