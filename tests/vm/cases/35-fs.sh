@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # shellcheck shell=sh disable=SC1091,SC2016,SC2034,SC2086,SC2154
 # What: ext4, xfs and SQLite under load: at every point a copy mounts, checks clean, and has the last commit acknowledged before the cut.
-# VM: disks=48M,320M,48M,320M modules="dm_mod dm_snapshot +null_blk ext4 xfs" timeout=400 long=7200 kernels=all mem=1536 env="EPOCHS"
+# VM: disks=48M,320M,48M,320M modules="dm_mod dm_snapshot +null_blk ext4 xfs" timeout=400 long=7200 kernels=all mem=1536 env="FS_EPOCHS"
 # VM: tools="dmsetup mkfs.ext4 mkfs.xfs e2fsck xfs_repair sqlite3 mount umount blockdev" files="tests/vm/point.sh:/lib/point.sh"
 . /lib/tap.sh
 . /lib/point.sh
 
-: "${EPOCHS:=5}"
+: "${FS_EPOCHS:=5}"
 disks="/dev/vda /dev/vdb" copies="/dev/vdc /dev/vdd"
 
 # Files made, rewritten, truncated, renamed and removed, some of them synced.
@@ -83,7 +83,7 @@ for folder in ext4 xfs; do
 done
 ok "rows are committed" wait_for 60 eval '[ "$(acked ext4)" -gt 5 ] && [ "$(acked xfs)" -gt 5 ]'
 i=1
-while [ $i -le "$EPOCHS" ]; do
+while [ $i -le "$FS_EPOCHS" ]; do
 	ok "epoch $i: mounts, is clean, has what was acknowledged" fs_epoch
 	_at=$(acked xfs)
 	wait_for 60 eval '[ "$(acked xfs)" -gt $((_at + 5)) ]'
