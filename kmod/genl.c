@@ -154,7 +154,7 @@ static const char *downgrade_reason(struct blkcbt_disk *d)
 	struct blkcbt_preserve *p = blkcbt_preserve_get(d);
 	const char *reason = d->downgrade_reason;
 
-	if (p && smp_load_acquire(&p->group->off))
+	if (p && blkcbt_preserve_off(p))
 		reason = p->group->reason;
 	blkcbt_preserve_put(p);
 	return reason;
@@ -164,7 +164,7 @@ static int put_preserve(struct sk_buff *skb, struct blkcbt_disk *d)
 {
 	const struct blkcbt_preserve *p = rcu_dereference_protected(d->preserve,
 						lockdep_is_held(&blkcbt_ctl_mutex));
-	bool off = p && smp_load_acquire(&p->group->off);
+	bool off = p && blkcbt_preserve_off(p);
 
 	return nla_put_u32(skb, BLKCBT_A_EPOCH_MODE, p && !off ? p->mode : BLKCBT_MODE_FUZZY) ||
 	       (p && put_u64(skb, BLKCBT_A_BUDGET_BYTES, p->group->budget_bytes)) ||
@@ -183,6 +183,8 @@ static int put_state(struct sk_buff *skb, struct blkcbt_disk *d)
 						lockdep_is_held(&blkcbt_ctl_mutex));
 	unsigned int granule_shift = d->granule_sector_shift + SECTOR_SHIFT;
 	u64 size = (u64)d->nr_sectors << SECTOR_SHIFT;
+	const struct blkcbt_preserve *p = rcu_dereference_protected(d->preserve,
+						lockdep_is_held(&blkcbt_ctl_mutex));
 	bool open = d->epoch.state == BLKCBT_EPOCH_OPEN;
 	u64 fallbacks = d->fallbacks + atomic64_read(&cur->fallbacks) +
 			(old ? atomic64_read(&old->fallbacks) : 0);
@@ -204,7 +206,8 @@ static int put_state(struct sk_buff *skb, struct blkcbt_disk *d)
 	       put_u64(skb, BLKCBT_A_DIRTY_BYTES, dirty) ||
 	       put_u64(skb, BLKCBT_A_OPEN_BYTES, in_open) ||
 	       put_u64(skb, BLKCBT_A_MAP_BYTES,
-		       blkcbt_map_bytes(cur) + (old ? blkcbt_map_bytes(old) : 0)) ||
+		       blkcbt_map_bytes(cur) + (old ? blkcbt_map_bytes(old) : 0) +
+		       (p ? blkcbt_map_bytes(p->done) : 0)) ||
 	       put_u64(skb, BLKCBT_A_MAP_FALLBACKS, fallbacks) ||
 	       put_u64(skb, BLKCBT_A_PARKED, atomic64_read(&d->parked)) ||
 	       put_u64(skb, BLKCBT_A_INFLIGHT, max(inflight, 0L)) ||
@@ -514,7 +517,7 @@ static int do_cut(struct genl_info *info, struct blkcbt_group_item *items, unsig
 			   -EINVAL);
 	if (attrs[BLKCBT_A_BUDGET_BYTES]) {
 		if (cut.mode == BLKCBT_MODE_FUZZY)
-			return say(info->extack, "a fuzzy epoch preserves nothing and takes no budget (leave it out, or cut a consistent one)",
+			return say(info->extack, "a fuzzy epoch preserves nothing: no budget (leave it out)",
 				   -EINVAL);
 		cut.budget_bytes = nla_get_u64(attrs[BLKCBT_A_BUDGET_BYTES]);
 	}
@@ -644,7 +647,7 @@ static int cmd_release(struct sk_buff *skb, struct genl_info *info)
 	if (!info->attrs[BLKCBT_A_HOLD_ID])
 		return say(info->extack, "no hold named: BLKCBT_A_HOLD_ID is needed", -EINVAL);
 	err = blkcbt_hold_release(nla_get_u64(info->attrs[BLKCBT_A_HOLD_ID]));
-	return say(info->extack, "the hold was over before (its deadline has passed, or its owner is gone)",
+	return say(info->extack, "the hold was over before (by its deadline, or its owner is gone)",
 		   err);
 }
 

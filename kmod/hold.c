@@ -37,9 +37,9 @@ DEFINE_PER_CPU(unsigned int, blkcbt_in_gate);
 
 #define why_err(why, fmt, ...)	snprintf(why, BLKCBT_WHY_LEN, fmt, ##__VA_ARGS__)
 
-/* How long holds have lasted. */
-static DEFINE_SPINLOCK(holds_lock);
+/* How long holds have lasted; under @holds_lock. */
 static struct blkcbt_holds holds;
+static DEFINE_SPINLOCK(holds_lock); /* holds */
 
 /*
  * The hold of the second kind; there is one at a time. @lock: all of it. Begun
@@ -101,6 +101,7 @@ static void wait_for_gate(void)
 	for_each_possible_cpu(cpu)
 		while (READ_ONCE(*per_cpu_ptr(&blkcbt_in_gate, cpu)))
 			cpu_relax();
+	/* What they have marked is seen before anything is swapped. */
 	smp_mb();
 #endif
 }
@@ -111,6 +112,7 @@ static void set_bits(struct blkcbt_group_item *items, unsigned int n)
 
 	for (i = 0; i < n; i++)
 		set_bit(BLKCBT_SLOW_HOLD, &items[i].disk->slow);
+	/* The bits are there before anybody is asked whether he is in the gate. */
 	smp_mb();
 }
 
@@ -230,6 +232,7 @@ static int hold_end(u64 id, u32 owner)
 	hold.disks = NULL;
 	hold.n = 0;
 	hold.id = 0;
+	/* As in clear_bits(). */
 	smp_mb();
 	for (i = 0; i < n; i++)
 		clear_bit(BLKCBT_SLOW_HOLD, &disks[i]->slow);

@@ -141,7 +141,7 @@ void blkcbt_preserve_upset(struct blkcbt_disk *d)
 	struct blkcbt_preserve *p = rcu_dereference_raw(d->preserve);
 
 	if (p)
-		downgrade(p, "a write came that the gate does not see (SG_IO or another driver-private command)");
+		downgrade(p, "a write came that the gate does not see (SG_IO or the like)");
 }
 
 /*
@@ -512,7 +512,7 @@ static const char *batch_add(struct batch *b, struct bio *bio)
 		if (atomic64_add_return(cost, &group->used_bytes) > group->budget_bytes) {
 			atomic64_sub(cost, &group->used_bytes);
 			granule_free(g);
-			return "the budget for preserved content is used up (give it more, or cut more often)";
+			return "the budget for preserved content is used up (give it more)";
 		}
 		if (xa_insert(&p->granules, nr, g, GFP_TRY)) {
 			atomic64_sub(cost, &group->used_bytes);
@@ -628,6 +628,7 @@ static const struct granule *preserved(struct blkcbt_preserve *p, u64 nr)
 {
 	const struct granule *g = xa_load(&p->granules, nr);
 
+	/* Pairs with the release in batch_ready(): the content is there. */
 	return g && smp_load_acquire(&g->ready) ? g : NULL;
 }
 

@@ -73,6 +73,18 @@ struct blkcbt_preserve *blkcbt_preserve_stop(struct blkcbt_disk *d);
 struct blkcbt_preserve *blkcbt_preserve_get(struct blkcbt_disk *d);
 void blkcbt_preserve_put(struct blkcbt_preserve *p);
 
+/**
+ * blkcbt_preserve_off() - has the epoch been downgraded?
+ * @p: the epoch
+ *
+ * Any context. If so, @p->group->reason says why.
+ */
+static inline bool blkcbt_preserve_off(const struct blkcbt_preserve *p)
+{
+	/* Pairs with the release in downgrade(): the reason is there. */
+	return smp_load_acquire(&p->group->off);
+}
+
 bool blkcbt_preserve_needed(struct blkcbt_disk *d, u64 first, u64 last);
 void blkcbt_preserve_before(struct blkcbt_disk *d, struct bio *first, struct bio *last);
 bool blkcbt_preserve_settle(struct blkcbt_preserve *p, struct bio *bio, bool readable);
