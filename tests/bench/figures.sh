@@ -44,6 +44,14 @@ ratio() {
 	figure "$1" ratio "$4" "$5" "$6: $a against $b $unit" "$each" 3
 }
 
+# difference NAME SAMPLE BASE UNIT REFERENCE GOAL NOTE: round by round, SAMPLE - BASE
+difference() {
+	local each
+	each=$(paste <(samples "$2") <(samples "$3") | awk 'NF == 2 { print $1 - $2 }' | summary) ||
+		{ cannot "$1" "no samples of $2 and $3"; return; }
+	figure "$1" "$4" "$5" "$6" "$7" "$each" 0
+}
+
 # value NAME SAMPLE UNIT REFERENCE GOAL NOTE
 value() {
 	local each digits=2
@@ -58,6 +66,8 @@ json() {
 		BEGIN { printf "{\n  \"kernel\": \"%s\",\n  \"figures\": [", kernel }
 		function met(value, goal, part) {
 			split(goal, part, " ")
+			if (part[1] == "<")
+				return value < part[2] ? "true" : "false"
 			if (part[1] == "<=")
 				return value <= part[2] ? "true" : "false"
 			if (part[1] == ">=")

@@ -1,46 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-# shellcheck shell=sh disable=SC1091
+# shellcheck shell=sh disable=SC1091,SC2154
 # What: instructions that a 4 KiB write costs with and without tracking (a benchmark, run by tests/bench/run)
-# VM: mode=icount mem=1024 timeout=900 modules="+null_blk +brd +dm_mod +dm_era" tools="fio dmsetup modprobe"
-#
-# The clock of this VM counts instructions: 1 ns is 1 instruction, whatever the
-# machine below is doing. So fio's runtime divided by its writes is the number
-# of instructions that one write costs, user space and kernel together.
+# VM: mode=icount mem=1024 timeout=900 modules="+null_blk +brd +dm_mod +dm_era" tools="fio dmsetup modprobe" files="tests/bench/sample.sh:/lib/sample.sh"
 #
 # All kinds of disk are set up before the first round and stay; only the module comes
 # and goes, so what differs between two samples of a round is the module.
 . /lib/tap.sh
+. /lib/sample.sh
 
-rounds=$(sed -n 's/.*bench_rounds=\([0-9]*\).*/\1/p' /proc/cmdline)
 MIB=400
-WRITES=$((MIB * 256))
-
-# One write to every 4 KiB of the disk, in an order that is always the same.
-write() { # DISK [OPTION...]
-	disk=$1
-	shift
-	fio --name=w --filename="$disk" --rw=randwrite --bs=4k --size=${MIB}m --random_generator=lfsr --randseed=1 \
-		--ioengine=io_uring --direct=1 --iodepth=32 --thread --disk_util=0 --output-format=terse "$@"
-}
-
-# sample NAME DISK [OPTION...]: the 50th field of fio's terse output is the runtime of the writes in ms
-sample() {
-	name=$1
-	shift
-	ms=$(write "$@" | cut -d';' -f50)
-	[ "${ms:-0}" -gt 0 ] || { diag "fio on $1: no runtime"; return 1; }
-	diag "sample $name $(((ms * 10000000 / WRITES + 5) / 10)).$(((ms * 10000000 / WRITES + 5) % 10))"
-}
 
 lean() { sample "$1" "$2" --fixedbufs=1 --registerfiles=1 --gtod_reduce=1 --iodepth_batch_submit=8 \
 	--iodepth_batch_complete_min=1 --iodepth_batch_complete_max=32; }
-
-EPOCH=0
-# forget DISK: nothing is dirty
-forget() {
-	EPOCH=$((EPOCH + 1))
-	cbtctl cut $EPOCH "$1" && cbtctl commit $EPOCH "$1"
-}
 
 # tracked DISK BYTES: so much of it is dirty, and the auditor found nothing that was not marked
 tracked() {
@@ -64,8 +35,8 @@ round() {
 		insmod /lib/modules/blkcbt.ko && sample loaded /dev/nullb0 &&
 		cbtctl attach /dev/nullb0 && sample all /dev/nullb0 &&
 		forget /dev/nullb0 && tracked /dev/nullb0 0 && sample fresh /dev/nullb0 && tracked /dev/nullb0 $((MIB * 1048576)) && sample attached /dev/nullb0 && lean lean_attached /dev/nullb0 &&
-		EPOCH=$((EPOCH + 1)) && cbtctl cut $EPOCH /dev/nullb0 && write /dev/nullb0 && sample open /dev/nullb0 &&
-		cbtctl commit $EPOCH /dev/nullb0 && cbtctl detach /dev/nullb0 &&
+		EPOCH=$((EPOCH + 1)) && cbtctl cut "$EPOCH" /dev/nullb0 && write /dev/nullb0 && sample open /dev/nullb0 &&
+		cbtctl commit "$EPOCH" /dev/nullb0 && cbtctl detach /dev/nullb0 &&
 		cbtctl attach /dev/mapper/linear && forget /dev/mapper/linear && sample dm_fresh /dev/mapper/linear &&
 		tracked /dev/mapper/linear $((MIB * 1048576)) &&
 		sample dm_attached /dev/mapper/linear && cbtctl detach /dev/mapper/linear && rmmod blkcbt

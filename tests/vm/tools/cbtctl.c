@@ -10,6 +10,7 @@
 #include <limits.h>
 #include <poll.h>
 #include <scsi/sg.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -19,6 +20,7 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -33,6 +35,7 @@ static bool print_disks;
 static bool print_event;
 static unsigned int disk_index;
 static uint64_t disk_size;
+static uint64_t hold_id;
 
 static const char *const names[BLKCBT_A_MAX + 1] = {
 	[BLKCBT_A_MODULE_VERSION] = "version", [BLKCBT_A_GATE_MODE] = "gate_mode",
@@ -47,7 +50,12 @@ static const char *const names[BLKCBT_A_MAX + 1] = {
 	[BLKCBT_A_ESCAPES] = "escapes", [BLKCBT_A_LATE] = "late",
 	[BLKCBT_A_PASSTHROUGH] = "passthrough", [BLKCBT_A_PARKED] = "parked",
 	[BLKCBT_A_INFLIGHT] = "inflight", [BLKCBT_A_EVENT] = "event", [BLKCBT_A_ID] = "id",
-	[BLKCBT_A_OBSERVERS] = "observers",
+	[BLKCBT_A_OBSERVERS] = "observers", [BLKCBT_A_EPOCH_MODE] = "mode",
+	[BLKCBT_A_BUDGET_BYTES] = "budget", [BLKCBT_A_PRESERVED_BYTES] = "preserved",
+	[BLKCBT_A_PRESERVES] = "preserves", [BLKCBT_A_DOWNGRADES] = "downgrades",
+	[BLKCBT_A_DOWNGRADE_REASON] = "downgrade_reason", [BLKCBT_A_HELD] = "held",
+	[BLKCBT_A_HELD_MAX_NS] = "held_max_ns", [BLKCBT_A_HOLD_ID] = "hold_id",
+	[BLKCBT_A_HOLD_NS] = "hold_ns", [BLKCBT_A_HOLDS] = "holds",
 };
 
 static void die(const char *what)
@@ -60,6 +68,36 @@ static void die_nl(const char *what, int err)
 {
 	fprintf(stderr, "cbtctl: %s: %s\n", what, nl_geterror(err));
 	exit(1);
+}
+
+/* The upper end of the bucket in which the holds' PERCENT lies. */
+static uint64_t hold_bound(const struct blkcbt_holds *h, uint64_t percent)
+{
+	uint64_t below = 0;
+
+	for (unsigned int i = 0; i < 32; i++) {
+		below += h->bucket[i];
+		if (below && below * 100 >= h->count * percent)
+			return 2ull << i;
+	}
+	return h->max_ns;
+}
+
+static void print_holds(const struct nlattr *attr)
+{
+	struct blkcbt_holds h = { 0 };
+
+	if (nla_len(attr) < (int)sizeof(h)) {
+		printf("holds=short\n");
+		return;
+	}
+	memcpy(&h, nla_data(attr), sizeof(h));
+	printf("holds_count=%llu\nholds_total_ns=%llu\nholds_max_ns=%llu\nholds_p50_ns=%" PRIu64 "\nholds_p99_ns=%" PRIu64 "\nholds_buckets=",
+	       h.count, h.total_ns, h.max_ns, hold_bound(&h, 50), hold_bound(&h, 99));
+	for (unsigned int i = 0; i < 32; i++)
+		if (h.bucket[i])
+			printf("%llu:%llu ", 1ull << i, h.bucket[i]);
+	printf("\n");
 }
 
 /* key=value of every attribute, nests flat; ends a line after each disk. */
@@ -80,7 +118,11 @@ static void print_attrs(struct nlattr *attr, int len)
 		case BLKCBT_A_MODULE_VERSION:
 		case BLKCBT_A_GATE_REASON:
 		case BLKCBT_A_NAME:
+		case BLKCBT_A_DOWNGRADE_REASON:
 			printf("%s=%s\n", names[type], nla_get_string(attr));
+			break;
+		case BLKCBT_A_HOLDS:
+			print_holds(attr);
 			break;
 		case BLKCBT_A_FAULTS:
 			printf("%s=1\n", names[type]);
@@ -94,6 +136,8 @@ static void print_attrs(struct nlattr *attr, int len)
 				disk_index = nla_get_u32(attr);
 			if (type == BLKCBT_A_SIZE_BYTES)
 				disk_size = nla_get_u64(attr);
+			if (type == BLKCBT_A_HOLD_ID)
+				hold_id = nla_get_u64(attr);
 		}
 	}
 }
@@ -281,6 +325,16 @@ static int simple(int cmd, const char *what, int argc, char **argv)
 	return finish(what, transact(msg));
 }
 
+static uint32_t mode_of(const char *text)
+{
+	static const char *const modes[] = { "fuzzy", "consistent", "snapshot" };
+
+	for (uint32_t i = 0; i < 3; i++)
+		if (!strcmp(text, modes[i]))
+			return i;
+	return (uint32_t)number(text);
+}
+
 static int group(int cmd, const char *what, int argc, char **argv)
 {
 	struct nl_msg *msg = new_msg(cmd, NLM_F_ACK);
@@ -295,6 +349,12 @@ static int group(int cmd, const char *what, int argc, char **argv)
 			from = argv[++i];
 		else if (!strcmp(argv[i], "--to") && i + 1 < argc)
 			to = argv[++i];
+		else if (!strcmp(argv[i], "--mode") && i + 1 < argc)
+			nla_put_u32(msg, BLKCBT_A_EPOCH_MODE, mode_of(argv[++i]));
+		else if (!strcmp(argv[i], "--budget") && i + 1 < argc)
+			nla_put_u64(msg, BLKCBT_A_BUDGET_BYTES, number(argv[++i]));
+		else if (!strcmp(argv[i], "--hold") && i + 1 < argc)
+			nla_put_u64(msg, BLKCBT_A_HOLD_ID, number(argv[++i]));
 	}
 	for (i = 1; i < argc; i++) {
 		struct nlattr *nest;
@@ -315,7 +375,7 @@ static int group(int cmd, const char *what, int argc, char **argv)
 }
 
 /* Opens the character device of a tracked disk. */
-static int open_extents(const char *disk)
+static int open_extents(const char *disk, int flags)
 {
 	char path[64];
 	struct nl_msg *msg = new_msg(BLKCBT_CMD_GET, NLM_F_ACK);
@@ -327,7 +387,7 @@ static int open_extents(const char *disk)
 	if (err)
 		exit(finish("get", err));
 	snprintf(path, sizeof(path), BLKCBT_CHARDEV_FORMAT, disk_index);
-	fd = open(path, O_RDONLY);
+	fd = open(path, flags);
 	if (fd < 0)
 		die(path);
 	return fd;
@@ -336,7 +396,7 @@ static int open_extents(const char *disk)
 static int extents(int argc, char **argv)
 {
 	struct blkcbt_extent batch[100];
-	int fd = open_extents(argv[0]);
+	int fd = open_extents(argv[0], O_RDONLY);
 	ssize_t n;
 
 	if (argc > 1 && lseek(fd, (off_t)number(argv[1]), SEEK_SET) < 0)
@@ -353,7 +413,7 @@ static int extents(int argc, char **argv)
 static int hold(char **argv)
 {
 	struct blkcbt_extent one;
-	int fd = open_extents(argv[0]);
+	int fd = open_extents(argv[0], O_RDONLY);
 	ssize_t n = read(fd, &one, sizeof(one));
 
 	printf("%zd\n", n);
@@ -366,41 +426,238 @@ static int hold(char **argv)
 	return 0;
 }
 
-static int copy(char **argv)
+/* Holds writers until a line or the end of stdin; says when they are held. */
+static int hold_writers(int argc, char **argv)
 {
-	enum { CHUNK = 1 << 20 };
-	struct blkcbt_extent e;
-	int fd = open_extents(argv[0]);
-	int src = open(argv[0], O_RDONLY | O_DIRECT);
-	int dst = open(argv[1], O_WRONLY | O_CREAT | O_DIRECT, 0600);
-	uint64_t total = 0, runs = 0;
-	void *buf;
-	ssize_t n;
+	struct nl_msg *msg = new_msg(BLKCBT_CMD_HOLD, NLM_F_ACK);
+	int err;
 
+	nla_put_u32(msg, BLKCBT_A_DEADLINE_MS, (uint32_t)number(argv[0]));
+	for (int i = 1; i < argc; i++) {
+		struct nlattr *nest = nla_nest_start(msg, BLKCBT_A_DISK | NLA_F_NESTED);
+
+		put_dev(msg, argv[i]);
+		nla_nest_end(msg, nest);
+	}
+	err = transact(msg);
+	if (err)
+		return finish("hold-writers", err);
+	for (int c = getchar(); c != '\n' && c != EOF; c = getchar())
+		;
+	msg = new_msg(BLKCBT_CMD_RELEASE, NLM_F_ACK);
+	nla_put_u64(msg, BLKCBT_A_HOLD_ID, hold_id);
+	err = transact(msg);
+	if (!err)
+		printf("released\n");
+	return finish("release", err);
+}
+
+static int release(char **argv)
+{
+	struct nl_msg *msg = new_msg(BLKCBT_CMD_RELEASE, NLM_F_ACK);
+
+	nla_put_u64(msg, BLKCBT_A_HOLD_ID, number(argv[0]));
+	return finish("release", transact(msg));
+}
+
+//
+// Copies of an epoch
+//
+
+static uint64_t dice;
+
+static uint64_t roll(uint64_t n)
+{
+	dice = dice * 6364136223846793005ull + 1442695040888963407ull;
+	return (dice >> 33) % n;
+}
+
+struct copying {
+	bool image;		/* read from the image; else from the disk itself */
+	bool keep;		/* release nothing */
+	const char *order;
+	uint64_t delay_us;	/* after each piece, in the mean */
+	uint64_t piece_max;	/* pieces are of random size up to this */
+	uint64_t stop_after;	/* pieces, then it kills itself */
+};
+
+enum { CHUNK = 1 << 20 };
+
+static void exchange(struct blkcbt_extent *a, struct blkcbt_extent *b)
+{
+	struct blkcbt_extent was = *a;
+
+	*a = *b;
+	*b = was;
+}
+
+/* All extents of the epoch, cut into pieces, in the order asked for. */
+static struct blkcbt_extent *pieces_of(int fd, const struct copying *how, size_t *count, uint64_t *runs)
+{
+	struct blkcbt_extent *pieces = NULL, e;
+	size_t n = 0, room = 0;
+	ssize_t got;
+
+	*runs = 0;
+	while ((got = read(fd, &e, sizeof(e))) == (ssize_t)sizeof(e)) {
+		(*runs)++;
+		while (e.length_bytes) {
+			uint64_t len = how->piece_max;
+
+			if (strcmp(how->order, "forward"))
+				len = 4096 * (1 + roll(how->piece_max / 4096));
+			if (len > e.length_bytes)
+				len = e.length_bytes;
+			if (n == room) {
+				room = room ? 2 * room : 1024;
+				pieces = realloc(pieces, room * sizeof(*pieces));
+				if (!pieces)
+					die("memory");
+			}
+			pieces[n++] = (struct blkcbt_extent){ e.offset_bytes, len };
+			e.offset_bytes += len;
+			e.length_bytes -= len;
+		}
+	}
+	if (got)
+		die("read extents");
+	if (!strcmp(how->order, "reverse"))
+		for (size_t i = 0; i < n / 2; i++)
+			exchange(&pieces[i], &pieces[n - 1 - i]);
+	if (!strcmp(how->order, "random"))
+		for (size_t i = 0; i < n; i++)
+			exchange(&pieces[i], &pieces[i + roll(n - i)]);
+	*count = n;
+	return pieces;
+}
+
+static int open_image(const char *disk, int flags)
+{
+	char path[64];
+	int fd;
+
+	close(open_extents(disk, O_RDONLY));
+	snprintf(path, sizeof(path), BLKCBT_IMAGE_FORMAT, disk_index);
+	fd = open(path, flags);
+	if (fd < 0)
+		die(path);
+	return fd;
+}
+
+static int copy(int argc, char **argv)
+{
+	struct copying how = { .order = "forward", .piece_max = CHUNK };
+	struct blkcbt_extent *pieces;
+	uint64_t total = 0, runs;
+	size_t count;
+	int fd, src, dst;
+	void *buf;
+
+	dice = 1;
+	for (int i = 2; i < argc; i++) {
+		bool more = i + 1 < argc;
+
+		if (!strcmp(argv[i], "--image"))
+			how.image = true;
+		else if (!strcmp(argv[i], "--no-release"))
+			how.keep = true;
+		else if (!strcmp(argv[i], "--order") && more)
+			how.order = argv[++i];
+		else if (!strcmp(argv[i], "--delay-us") && more)
+			how.delay_us = number(argv[++i]);
+		else if (!strcmp(argv[i], "--piece") && more)
+			how.piece_max = number(argv[++i]);
+		else if (!strcmp(argv[i], "--stop-after") && more)
+			how.stop_after = number(argv[++i]);
+		else if (!strcmp(argv[i], "--seed") && more)
+			dice = number(argv[++i]);
+	}
+	if (how.piece_max < 4096 || how.piece_max > CHUNK)
+		how.piece_max = CHUNK;
+	src = how.image ? open_image(argv[0], O_RDONLY | O_DIRECT) : open(argv[0], O_RDONLY | O_DIRECT);
+	dst = open(argv[1], O_WRONLY | O_CREAT | O_DIRECT, 0600);
+	if (dst < 0 && errno == EINVAL)
+		dst = open(argv[1], O_WRONLY | O_CREAT, 0600);
 	if (src < 0 || dst < 0)
 		die("open");
 	if (posix_memalign(&buf, 4096, CHUNK))
 		die("memory");
-	while ((n = read(fd, &e, sizeof(e))) == (ssize_t)sizeof(e)) {
-		uint64_t at = e.offset_bytes, end = e.offset_bytes + e.length_bytes;
+	fd = open_extents(argv[0], how.image && !how.keep ? O_RDWR : O_RDONLY);
+	pieces = pieces_of(fd, &how, &count, &runs);
+	for (size_t i = 0; i < count; i++) {
+		const struct blkcbt_extent *p = &pieces[i];
+		size_t len = (size_t)p->length_bytes;
 
-		runs++;
-		while (at < end) {
-			size_t want = end - at < CHUNK ? (size_t)(end - at) : CHUNK;
-
-			if (pread(src, buf, want, (off_t)at) != (ssize_t)want)
-				die("pread");
-			if (pwrite(dst, buf, want, (off_t)at) != (ssize_t)want)
-				die("pwrite");
-			at += want;
-			total += want;
+		if (how.stop_after && i == how.stop_after)
+			kill(getpid(), SIGKILL);
+		if (pread(src, buf, len, (off_t)p->offset_bytes) != (ssize_t)len) {
+			fprintf(stderr, "cbtctl: %zu bytes at %llu: ", len, p->offset_bytes);
+			die("pread");
 		}
+		if (how.image && !how.keep && write(fd, p, sizeof(*p)) != (ssize_t)sizeof(*p))
+			die("release extents");
+		if (pwrite(dst, buf, len, (off_t)p->offset_bytes) != (ssize_t)len)
+			die("pwrite");
+		total += len;
+		if (how.delay_us)
+			usleep((useconds_t)roll(2 * how.delay_us));
 	}
-	if (n)
-		die("read extents");
 	if (fsync(dst))
 		die("fsync");
-	printf("copied=%" PRIu64 " extents=%" PRIu64 "\n", total, runs);
+	printf("copied=%" PRIu64 " extents=%" PRIu64 " pieces=%zu\n", total, runs, count);
+	free(pieces);
+	return 0;
+}
+
+/* Releases one range. */
+static int release_range(char **argv)
+{
+	struct blkcbt_extent e = { number(argv[1]), number(argv[2]) };
+	int fd = open_extents(argv[0], O_RDWR);
+
+	if (write(fd, &e, sizeof(e)) != (ssize_t)sizeof(e))
+		die("release extents");
+	return 0;
+}
+
+/* One read of the image past the page cache; what is read goes to stdout. */
+static int imgread(char **argv)
+{
+	size_t len = (size_t)number(argv[2]), done = 0;
+	int fd = open_image(argv[0], O_RDONLY | O_DIRECT);
+	ssize_t n;
+	char *buf;
+
+	if (posix_memalign((void **)&buf, 4096, len))
+		die("memory");
+	n = pread(fd, buf, len, (off_t)number(argv[1]));
+	if (n < 0)
+		die("pread");
+	if ((size_t)n != len) {
+		fprintf(stderr, "cbtctl: read %zd of %zu bytes\n", n, len);
+		return 1;
+	}
+	while (done < len) {
+		n = write(STDOUT_FILENO, buf + done, len - done);
+		if (n < 0)
+			die("stdout");
+		done += (size_t)n;
+	}
+	return 0;
+}
+
+/* One write that must not wait. */
+static int nowait(char **argv)
+{
+	struct iovec iov = { .iov_len = 4096 };
+	int fd = open(argv[0], O_WRONLY | O_DIRECT);
+
+	if (fd < 0 || posix_memalign(&iov.iov_base, 4096, 4096))
+		die(argv[0]);
+	memset(iov.iov_base, 0xee, 4096);
+	if (pwritev2(fd, &iov, 1, (off_t)number(argv[1]), RWF_NOWAIT) != 4096)
+		die("pwritev2");
+	printf("written\n");
 	return 0;
 }
 
@@ -568,6 +825,8 @@ int main(int argc, char **argv)
 
 	if (!strcmp(cmd, "sg") && n >= 2)
 		return sg(n, a);
+	if (!strcmp(cmd, "nowait") && n >= 2)
+		return nowait(a);
 	open_socket();
 	print_disks = true;
 	if (!strcmp(cmd, "info"))
@@ -593,14 +852,26 @@ int main(int argc, char **argv)
 	if (!strcmp(cmd, "hold") && n >= 1)
 		return hold(a);
 	if (!strcmp(cmd, "copy") && n >= 2)
-		return copy(a);
+		return copy(n, a);
+	if (!strcmp(cmd, "hold-writers") && n >= 2)
+		return hold_writers(n, a);
+	if (!strcmp(cmd, "release") && n == 1)
+		return release(a);
+	if (!strcmp(cmd, "release") && n == 3)
+		return release_range(a);
+	if (!strcmp(cmd, "imgread") && n >= 3)
+		return imgread(a);
 	if (!strcmp(cmd, "events") && n >= 1)
 		return events(a[0]);
 	if (!strcmp(cmd, "raw") && n >= 1)
 		return raw(n, a);
 	fprintf(stderr,
 		"usage: cbtctl info|get [DEV]|attach DEV [GRANULE]|detach DEV [--force]|mark DEV [FROM TO]|\n"
-		"       cut|commit|abort EPOCH DEV... [--from N] [--to N]|extents DEV [OFFSET]|hold DEV|\n"
-		"       copy DEV FILE|events SECONDS|sg DEV CDB-HEX [in|out BYTES]|raw WHAT [DEV]\n");
+		"       cut EPOCH DEV... [--mode fuzzy|consistent|snapshot] [--budget N] [--hold ID]|\n"
+		"       commit EPOCH DEV... [--from N] [--to N]|abort EPOCH DEV...|extents DEV [OFFSET]|hold DEV|\n"
+		"       copy DEV FILE [--image] [--no-release] [--order forward|reverse|random] [--seed N]\n"
+		"            [--piece N] [--delay-us N] [--stop-after PIECES]|imgread DEV OFFSET LENGTH|\n"
+		"       release DEV OFFSET LENGTH|hold-writers DEADLINE_MS DEV...|release HOLD_ID|\n"
+		"       nowait DEV OFFSET|events SECONDS|sg DEV CDB-HEX [in|out BYTES]|raw WHAT [DEV]\n");
 	return 2;
 }
