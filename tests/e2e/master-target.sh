@@ -158,7 +158,7 @@ check "after a restart the chain goes on, small frames" cmp "$T/m1-root.img" "$(
 # ---- misbehaviour ---------------------------------------------------------------
 for kind in garbage version header-crc bad-crc truncated vanish bad-seq bad-digest bad-attempt no-begin \
 	order hello-garbage hello-json; do
-	peer m1 --disk root:64M --disk data:33M --epochs 1 --image "$T/m1-" --misbehave $kind --timeout 15 >"$T/out" 2>&1
+	peer m1 --disk root:64M --disk data:33M --epochs 1 --image "$T/m1-" --zero-percent 0 --misbehave $kind --timeout 15 >"$T/out" 2>&1
 	case $kind in
 	truncated | vanish) want='' ;;
 	version) want='^error version: ' ;;
