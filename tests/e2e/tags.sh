@@ -146,11 +146,12 @@ says "status: preserve budget" 'preserve +0 B held of 64.* 0 epochs downgraded' 
 "$CLI" status --socket "$T/mt.sock" >"$T/out"
 says "status of the master target" 'point +consistent as of epoch [0-9]+' "$T/out"
 
+stop; configure slice_bytes=64M; start
 mark d1 0 4096; mark d2 0 4096
 for d in d1 d2; do printf '%-4096d' 0 | dd of="$T/$d" conv=notrunc status=none; mark $d 0 4096; done
 synced >"$T/out" 2>&1
 # Log first, then data, each marked and written under the tracker's lock: a cut is before or behind it. Read
-# from the live disks, data would be newer than its log.
+# from the live disks, data would be newer than its log: 40 MiB lie between, more than is read at once.
 perl -MFcntl=:flock,:seek -e '
 	my ($t, $n) = ($ARGV[0], 0);
 	open my $lock, "+<", "$t/tracker/lock" or die; open my $one, "+<", "$t/d1" or die; open my $two, "+<", "$t/d2" or die;
@@ -159,7 +160,7 @@ perl -MFcntl=:flock,:seek -e '
 		open my $dirty, ">>", "$t/tracker/$disk.dirty"; print $dirty "0 4096\n$more"; close $dirty;
 		sysseek $fh, 0, SEEK_SET; syswrite $fh, sprintf("%-4096d", $n);
 		flock $lock, LOCK_UN }
-	while (1) { $n++; put("d1", $one, $n % 50 ? "" : "1048576 10485760\n"); put("d2", $two, ""); select undef, undef, undef, 0.0005 }
+	while (1) { $n++; put("d1", $one, $n % 50 ? "" : "1048576 41943040\n"); put("d2", $two, ""); select undef, undef, undef, 0.0005 }
 ' "$T" & W_PID=$!
 epochs=0 wrong=0 last=0 end=$((SECONDS + SECONDS_EXACT)) latest=$((SECONDS + SECONDS_EXACT + 60))
 while [ $SECONDS -lt $end ] || { [ "$epochs" -lt 5 ] && [ $SECONDS -lt $latest ]; }; do
@@ -180,6 +181,9 @@ check "dependent writes on two disks: epochs were caught" test "$epochs" -ge 5
 is "no effect without its cause, and nothing older than that" "$wrong" 0
 check "and all of it arrives" synced_and_same
 is "hot granules were known" "$(grep -c . <(field '.points.hot_bytes'))" 1
+
+stop; configure slice_bytes=16M; start
+check "in sync" synced
 
 # ---- not consistent ------------------------------------------------------------------
 echo "budget exhausted, says the test" >"$T/tracker/downgrade"
