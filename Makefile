@@ -54,7 +54,7 @@ $(BUILD)/obj/%.o: %.c
 
 $(BUILD)/asan/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS_ALL) -DREPROTECT_TESTING $(CFLAGS_ALL) -O1 $(SANITIZE) $(PKG_CFLAGS) -MMD -MP -c -o $@ $<
+	$(CC) $(CPPFLAGS_ALL) -DREPROTECT_TESTING -I. $(CFLAGS_ALL) -O1 $(SANITIZE) $(PKG_CFLAGS) -MMD -MP -c -o $@ $<
 
 $(BUILD)/testing/%.o: %.c
 	@mkdir -p $(@D)
@@ -62,7 +62,7 @@ $(BUILD)/testing/%.o: %.c
 
 $(BUILD)/fuzzobj/%.o: %.c
 	@mkdir -p $(@D)
-	$(CLANG) $(CPPFLAGS_ALL) $(CFLAGS_ALL) -O1 -fsanitize=address,undefined,fuzzer-no-link $(PKG_CFLAGS) -MMD -MP -c -o $@ $<
+	$(CLANG) $(CPPFLAGS_ALL) -I. $(CFLAGS_ALL) -O1 -fsanitize=address,undefined,fuzzer-no-link $(PKG_CFLAGS) -MMD -MP -c -o $@ $<
 
 define flavour # directory
 $(BUILD)/$(1)/libcommon.a: $(COMMON:%.c=$(BUILD)/$(1)/%.o)
@@ -147,22 +147,23 @@ modules: $(foreach k,$(KERNELS),$(BUILD)/kmod/$(k)/blkcbt.ko $(BUILD)/kmod/$(k)-
 test-modules: $(foreach k,$(KERNELS),$(BUILD)/kmod/$(k)-nogate/blkcbt.ko $(BUILD)/kmod/$(k)-tests/klp_submit.ko)
 
 # ---- tests ------------------------------------------------------------------
-# A unit test names the program sources it needs, besides the common library, in
+# A unit test or fuzzer names the sources it needs, besides the common library, in
 # a comment "LINK: userspace/…/file.c …".
 linked = $(shell sed -n 's/.*LINK: *\(.*\)/\1/p' $(1) | sed 's:\*/::')
+objects = $(addprefix $(BUILD)/$(1)/,$(addsuffix .o,$(basename $(call linked,$(2)))))
 
 unit: $(UNIT)
 .SECONDEXPANSION:
-$(BUILD)/unit/%: tests/unit/%.c $$(call linked,tests/unit/$$*.c) $(BUILD)/asan/libcommon.a
+$(BUILD)/unit/%: $(BUILD)/asan/tests/unit/%.o $$(call objects,asan,tests/unit/$$*.c) \
+	$(BUILD)/asan/libcommon.a
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS_ALL) -DREPROTECT_TESTING -I. $(CFLAGS_ALL) -O1 $(SANITIZE) $(PKG_CFLAGS) -MMD -MP -o $@ $< \
-		$(call linked,$<) $(BUILD)/asan/libcommon.a $(LIBS) -lcmocka
+	$(CC) $(CFLAGS_ALL) $(SANITIZE) -o $@ $(filter %.o %.a,$^) $(LIBS) -lcmocka
 
 fuzzers: $(FUZZ)
-$(BUILD)/fuzz/%: tests/fuzz/%.c $$(call linked,tests/fuzz/$$*.c) $(BUILD)/fuzzobj/libcommon.a
+$(BUILD)/fuzz/%: $(BUILD)/fuzzobj/tests/fuzz/%.o $$(call objects,fuzzobj,tests/fuzz/$$*.c) \
+	$(BUILD)/fuzzobj/libcommon.a
 	@mkdir -p $(@D)
-	$(CLANG) $(CPPFLAGS_ALL) -I. $(CFLAGS_ALL) -O1 -fsanitize=address,undefined,fuzzer $(PKG_CFLAGS) -MMD -MP -o $@ $< \
-		$(call linked,$<) $(BUILD)/fuzzobj/libcommon.a $(LIBS)
+	$(CLANG) $(CFLAGS_ALL) -fsanitize=address,undefined,fuzzer -o $@ $(filter %.o %.a,$^) $(LIBS)
 
 tools: $(VMTOOLS) $(E2ETOOLS) $(BENCHTOOLS)
 $(BUILD)/vm-tools/%: tests/vm/tools/%.c $(BUILD)/obj/libcommon.a

@@ -31,6 +31,7 @@
 #include <scsi/scsi_cmnd.h>
 #include <trace/events/block.h>
 #include "disk.h"
+#include "preserve.h"
 #include "scsi_cdb.h"
 
 /* Set before any disk is tracked: block_rq_issue is there, and counts passthrough. */
@@ -66,17 +67,18 @@ static void mark_passthrough(struct blkcbt_disk *d, struct request *rq, bool cou
 			return;
 		sector = lba << shift;
 		blkcbt_disk_mark(d, sector, min(blocks, size - lba) << shift);
-		break;
+		goto counted;
 	case BLKCBT_CDB_WHOLE:
 		goto whole;
 	}
-	if (count)
-		atomic64_inc(&d->passthrough);
 	return;
 whole:
 	blkcbt_disk_mark_whole(d);
-	if (count)
-		atomic64_inc(&d->passthrough);
+counted:
+	if (!count)
+		return;
+	atomic64_inc(&d->passthrough);
+	blkcbt_preserve_upset(d);
 }
 
 /* A write that is not marked in the current map. */

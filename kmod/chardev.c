@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * The character device of a tracked disk: read() enumerates the extents of the
- * open epoch, as documented in <linux/blkcbt.h>.
+ * open epoch, write() releases them, as documented in <linux/blkcbt.h>.
  *
  * A descriptor belongs to the epoch that it read first, and says ESTALE once
  * that is over: whoever enumerates epoch 7 is never served epoch 8. It keeps
@@ -18,6 +18,7 @@
 #include <linux/uaccess.h>
 #include "disk.h"
 #include "extent.h"
+#include "preserve.h"
 
 #define RECORDS		(PAGE_SIZE / sizeof(struct blkcbt_extent))
 
@@ -72,6 +73,21 @@ static int chardev_release(struct inode *inode, struct file *file)
 	return 0;
 }
 
+/* Under blkcbt_ctl_mutex: does this descriptor's epoch go on? */
+static int check_epoch(struct reader *r)
+{
+	struct blkcbt_disk *d = r->disk;
+
+	if (d->detached)
+		return -ENODEV;
+	if (d->epoch.state != BLKCBT_EPOCH_OPEN)
+		return r->epoch ? -ESTALE : -ENODATA;
+	if (r->epoch && r->epoch != d->epoch.last)
+		return -ESTALE;
+	r->epoch = d->epoch.last;
+	return 0;
+}
+
 /* Under blkcbt_ctl_mutex: how many records, or an error. */
 static ssize_t fill(struct reader *r, struct blkcbt_extent *records, size_t max, loff_t *pos)
 {
@@ -81,16 +97,11 @@ static ssize_t fill(struct reader *r, struct blkcbt_extent *records, size_t max,
 		.pos_bytes = *pos,
 		.granule_shift = d->granule_sector_shift + SECTOR_SHIFT,
 	};
+	int err = check_epoch(r);
 	size_t n = 0;
 
-	if (d->detached)
-		return -ENODEV;
-	if (d->epoch.state != BLKCBT_EPOCH_OPEN)
-		return r->epoch ? -ESTALE : -ENODATA;
-	if (r->epoch && r->epoch != d->epoch.last)
-		return -ESTALE;
-	r->epoch = d->epoch.last;
-
+	if (err)
+		return err;
 	it.map = rcu_dereference_protected(d->old, lockdep_is_held(&blkcbt_ctl_mutex));
 	while (n < max && blkcbt_extent_next(&it, &records[n]))
 		n++;
@@ -143,6 +154,70 @@ static ssize_t chardev_read(struct file *file, char __user *buf, size_t count, l
 	return done;
 }
 
+/* Under blkcbt_ctl_mutex. */
+static int release(struct reader *r, const struct blkcbt_extent *records, size_t n)
+{
+	struct blkcbt_disk *d = r->disk;
+	unsigned int shift = d->granule_sector_shift + SECTOR_SHIFT;
+	u64 size = (u64)d->nr_sectors << SECTOR_SHIFT;
+	struct blkcbt_preserve *p;
+	int err = check_epoch(r);
+	size_t i;
+
+	if (err)
+		return err;
+	for (i = 0; i < n; i++)
+		if (!records[i].length_bytes || records[i].offset_bytes >= size ||
+		    records[i].length_bytes > size - records[i].offset_bytes)
+			return -EINVAL;
+	p = rcu_dereference_protected(d->preserve, lockdep_is_held(&blkcbt_ctl_mutex));
+	for (i = 0; p && i < n; i++) {
+		u64 from = records[i].offset_bytes;
+		u64 first, end;
+
+		blkcbt_extent_inner(from, from + records[i].length_bytes, size, shift, &first,
+				    &end);
+		if (first < end)
+			blkcbt_preserve_release(p, first, end - 1);
+	}
+	return 0;
+}
+
+static ssize_t chardev_write(struct file *file, const char __user *buf, size_t count, loff_t *ppos)
+{
+	struct reader *r = file->private_data;
+	struct blkcbt_extent *records;
+	size_t left = count / sizeof(*records);
+	ssize_t done = 0;
+	int err = 0;
+
+	if (!count || count % sizeof(*records))
+		return -EINVAL;
+	records = (struct blkcbt_extent *)__get_free_page(GFP_KERNEL);
+	if (!records)
+		return -ENOMEM;
+	while (left && !err) {
+		size_t n = min_t(size_t, left, RECORDS);
+
+		if (copy_from_user(records, buf + done, n * sizeof(*records))) {
+			err = -EFAULT;
+			break;
+		}
+		if (mutex_lock_interruptible(&blkcbt_ctl_mutex)) {
+			err = -EINTR;
+			break;
+		}
+		err = release(r, records, n);
+		mutex_unlock(&blkcbt_ctl_mutex);
+		if (!err) {
+			done += n * sizeof(*records);
+			left -= n;
+		}
+	}
+	free_page((unsigned long)records);
+	return done ?: err;
+}
+
 static loff_t chardev_llseek(struct file *file, loff_t offset, int whence)
 {
 	struct reader *r = file->private_data;
@@ -156,6 +231,7 @@ static const struct file_operations chardev_fops = {
 	.open		= chardev_open,
 	.release	= chardev_release,
 	.read		= chardev_read,
+	.write		= chardev_write,
 	.llseek		= chardev_llseek,
 };
 

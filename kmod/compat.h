@@ -156,4 +156,37 @@ static inline const char *blkcbt_disk_bypass(struct gendisk *disk)
 	return NULL;
 }
 
+/**
+ * blkcbt_alloc_image_disk() - a gendisk that can be read as another one can
+ * @below: the other one
+ *
+ * Context: may sleep.
+ * Return: the gendisk, or an ERR_PTR().
+ */
+static inline struct gendisk *blkcbt_alloc_image_disk(struct gendisk *below)
+{
+	unsigned int logical = bdev_logical_block_size(below->part0);
+	unsigned int physical = bdev_physical_block_size(below->part0);
+	unsigned int align = max_t(unsigned int, queue_dma_alignment(below->queue),
+				   SECTOR_SIZE - 1);
+	struct gendisk *disk;
+#ifdef BLKCBT_HAVE_ALLOC_DISK_LIMITS
+	struct queue_limits limits = {
+		.logical_block_size	= logical,
+		.physical_block_size	= physical,
+		.dma_alignment		= align,
+	};
+
+	disk = blk_alloc_disk(&limits, NUMA_NO_NODE);
+#else
+	disk = blk_alloc_disk(NUMA_NO_NODE);
+	if (!disk)
+		return ERR_PTR(-ENOMEM);
+	blk_queue_logical_block_size(disk->queue, logical);
+	blk_queue_physical_block_size(disk->queue, physical);
+	blk_queue_dma_alignment(disk->queue, align);
+#endif
+	return disk;
+}
+
 #endif /* BLKCBT_COMPAT_H */

@@ -1,14 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Tracked disks: attach and detach, the group operations of the epoch
- * transaction, and what the hot path calls when something is out of the
- * ordinary.
+ * Tracked disks: attach and detach, and what the hot path calls when something
+ * is out of the ordinary.
  *
  * Control operations run one at a time under blkcbt_ctl_mutex. The hot path
- * knows nothing of it: it finds a disk and its current map under RCU. A map
- * that is replaced is freed only after a grace period, and a cut returns only
- * after one: from then on nobody marks the epoch's map any more, and whatever
- * was marked in it was written by bios that the gate had seen.
+ * knows nothing of it: it finds a disk and its current map under RCU.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
@@ -18,7 +14,7 @@
 #include <linux/random.h>
 #include <linux/wait.h>
 #include "disk.h"
-#include "extent.h"
+#include "preserve.h"
 
 /* Serialises control: the list, the table's writers, epochs, the maps' owners. */
 DEFINE_MUTEX(blkcbt_ctl_mutex);
@@ -74,15 +70,24 @@ struct blkcbt_disk *blkcbt_disk_by_index(unsigned int index)
 	return NULL;
 }
 
-static bool disk_gone(struct blkcbt_disk *d)
+/**
+ * blkcbt_disk_gone() - is it removed or, as a loop device or a drive of removable
+ *	media can be, not what was attached?
+ * @d: the disk
+ */
+bool blkcbt_disk_gone(struct blkcbt_disk *d)
 {
-	return test_bit(GD_DEAD, &d->gd->state);
+	return test_bit(GD_DEAD, &d->gd->state) || d->gd->diskseq != d->diskseq;
 }
 
-static bool disk_resized(struct blkcbt_disk *d)
+/**
+ * blkcbt_disk_resized() - has its size changed since it was attached?
+ * @d: the disk
+ */
+bool blkcbt_disk_resized(struct blkcbt_disk *d)
 {
 	return READ_ONCE(d->resized) ||
-	       (!disk_gone(d) && get_capacity(d->gd) != d->nr_sectors);
+	       (!blkcbt_disk_gone(d) && get_capacity(d->gd) != d->nr_sectors);
 }
 
 /**
@@ -92,8 +97,8 @@ static bool disk_resized(struct blkcbt_disk *d)
 u32 blkcbt_disk_flags(struct blkcbt_disk *d)
 {
 	return (d->bio_based ? BLKCBT_DISK_F_BIO_BASED : 0) |
-	       (disk_gone(d) ? BLKCBT_DISK_F_GONE : 0) |
-	       (disk_resized(d) ? BLKCBT_DISK_F_RESIZED : 0) |
+	       (blkcbt_disk_gone(d) ? BLKCBT_DISK_F_GONE : 0) |
+	       (blkcbt_disk_resized(d) ? BLKCBT_DISK_F_RESIZED : 0) |
 	       (d->epoch.committed ? 0 : BLKCBT_DISK_F_UNSYNCED) |
 	       (blkcbt_observe_degraded(d->bio_based) ? BLKCBT_DISK_F_DEGRADED : 0);
 }
@@ -156,7 +161,6 @@ static void disk_drained(struct percpu_ref *ref)
 	queue_work(blkcbt_wq, &d->free_work);
 }
 
-/* Why this disk cannot be tracked: 0 if it can. */
 /*
  * A driver that sends the very bio on to another disk: it completes there, so a write that
  * was submitted before the disk was attached would complete unseen, perhaps after the first
@@ -175,6 +179,7 @@ static const char *disk_hands_on(struct gendisk *gd)
 	return NULL;
 }
 
+/* Why this disk cannot be tracked: 0 if it can. */
 static int disk_refuse(struct block_device *bdev, u32 granule_bytes, char *why)
 {
 	struct gendisk *gd = bdev->bd_disk;
@@ -249,6 +254,7 @@ static struct blkcbt_disk *disk_make(struct gendisk *gd, u32 granule_bytes, char
 	d->index = index;
 	d->id = get_random_u64();
 	d->nr_sectors = get_capacity(gd);
+	d->diskseq = gd->diskseq;
 	d->granule_sector_shift = ilog2(granule_sectors);
 	d->nr_granules = (d->nr_sectors + granule_sectors - 1) >> d->granule_sector_shift;
 	d->bio_based = !queue_is_mq(gd->queue);
@@ -303,7 +309,7 @@ struct blkcbt_disk *blkcbt_disk_attach(dev_t dev, u32 granule_bytes, char *why)
 
 	if (d) {
 		why_err(why, "disk %s: cannot attach: %s (detach it first: reprotect disk detach /dev/%s)",
-			d->gd->disk_name, disk_gone(d) ?
+			d->gd->disk_name, blkcbt_disk_gone(d) ?
 			"a removed disk of this number is still tracked" : "already tracked",
 			d->gd->disk_name);
 		return ERR_PTR(-EEXIST);
@@ -376,6 +382,7 @@ int blkcbt_disk_detach(struct blkcbt_disk *d, bool force, char *why)
 {
 	int err = blkcbt_epoch_step(&d->epoch, force ? BLKCBT_STEP_DETACH_FORCE :
 				    BLKCBT_STEP_DETACH, 0);
+	struct blkcbt_preserve *preserve;
 
 	if (err) {
 		why_err(why, "disk %s: cannot detach: epoch %llu is open (commit or abort it, or detach with --force)",
@@ -389,8 +396,12 @@ int blkcbt_disk_detach(struct blkcbt_disk *d, bool force, char *why)
 	blkcbt_disks_seq++;
 	d->detached = true;
 	blkcbt_chardev_del(d);
+	blkcbt_image_del(d);
+	preserve = blkcbt_preserve_stop(d);
 	pr_info("disk %s: detached\n", d->gd->disk_name);
 	synchronize_rcu();
+	blkcbt_preserve_put(preserve);
+	blkcbt_park_kick(d);
 	percpu_ref_kill(&d->ref);
 	module_put(THIS_MODULE);
 	return 0;
@@ -402,189 +413,6 @@ int blkcbt_disk_detach(struct blkcbt_disk *d, bool force, char *why)
 void blkcbt_disks_wait(void)
 {
 	wait_event(none_alive, !atomic_read(&nr_alive));
-}
-
-/*
- * Epochs, of a group: all disks or none
- */
-
-static int cut_refuse(struct blkcbt_disk *d, u64 epoch, char *why)
-{
-	int err;
-
-	if (disk_gone(d)) {
-		why_err(why, "disk %s: cannot cut: the disk is gone (detach it: reprotect disk detach /dev/%s)",
-			d->gd->disk_name, d->gd->disk_name);
-		return -ENODEV;
-	}
-	if (disk_resized(d)) {
-		why_err(why, "disk %s: cannot cut: its size has changed (detach and attach it again)",
-			d->gd->disk_name);
-		return -ERANGE;
-	}
-	err = blkcbt_epoch_check(&d->epoch, BLKCBT_STEP_CUT, epoch);
-	if (err == -EBUSY)
-		why_err(why, "disk %s: cannot cut: epoch %llu is open (commit or abort it first)",
-			d->gd->disk_name, d->epoch.last);
-	else if (err)
-		why_err(why, "disk %s: cannot cut: epoch %llu is not greater than %llu (choose a greater number)",
-			d->gd->disk_name, epoch, d->epoch.last);
-	return err;
-}
-
-/**
- * blkcbt_group_cut() - end the current epoch on these disks, begin the next
- * @items: the disks
- * @n: how many
- * @epoch: number of the epoch that ends
- * @cut_ns: set to the time of the cut
- * @why: set to a text on error
- *
- * When this returns, every write that the gate saw before the cut is in the
- * epoch's map, and nobody marks that map any more.
- *
- * Context: blkcbt_ctl_mutex; sleeps for a grace period.
- * Return: 0 or an error as documented for BLKCBT_CMD_CUT; then nothing is cut.
- */
-int blkcbt_group_cut(struct blkcbt_group_item *items, unsigned int n, u64 epoch, u64 *cut_ns,
-		     char *why)
-{
-	unsigned int i;
-	int err = 0;
-
-	for (i = 0; i < n && !err; i++)
-		err = cut_refuse(items[i].disk, epoch, why);
-	for (i = 0; i < n && !err; i++) {
-		items[i].fresh = blkcbt_map_alloc(items[i].disk->nr_granules);
-		if (!items[i].fresh) {
-			err = -ENOMEM;
-			why_err(why, "disk %s: cannot cut: no memory for a map (tracking goes on; try again)",
-				items[i].disk->gd->disk_name);
-		}
-	}
-	if (err) {
-		for (i = 0; i < n; i++)
-			blkcbt_map_free(items[i].fresh);
-		return err;
-	}
-
-	*cut_ns = ktime_get_boottime_ns();
-	for (i = 0; i < n; i++) {
-		struct blkcbt_disk *d = items[i].disk;
-		struct blkcbt_map *cur = map_of(d->cur);
-
-		items[i].stale = map_of(d->old);
-		WRITE_ONCE(d->cut_once, true);
-		WRITE_ONCE(d->old_open, true);
-		/*
-		 * In this order: the auditor, who finds a granule clean in the
-		 * new map, must find it in the old one.
-		 */
-		rcu_assign_pointer(d->old, cur);
-		rcu_assign_pointer(d->cur, items[i].fresh);
-		d->cut_ns = *cut_ns;
-		blkcbt_epoch_step(&d->epoch, BLKCBT_STEP_CUT, epoch);
-	}
-	synchronize_rcu();
-
-	for (i = 0; i < n; i++) {
-		struct blkcbt_map *stale = items[i].stale;
-
-		if (stale)
-			items[i].disk->fallbacks += atomic64_read(&stale->fallbacks);
-		blkcbt_map_free(stale);
-	}
-	return 0;
-}
-
-static int end_refuse(const struct blkcbt_group_item *item, u64 epoch,
-		      enum blkcbt_epoch_step step, char *why)
-{
-	const char *verb = step == BLKCBT_STEP_COMMIT ? "commit" : "abort";
-	struct blkcbt_disk *d = item->disk;
-	int err = blkcbt_epoch_check(&d->epoch, step, epoch);
-
-	if (err && d->epoch.state == BLKCBT_EPOCH_OPEN)
-		why_err(why, "disk %s: cannot %s epoch %llu: epoch %llu is the open one (name that, or abort it)",
-			d->gd->disk_name, verb, epoch, d->epoch.last);
-	else if (err)
-		why_err(why, "disk %s: cannot %s epoch %llu: no epoch is open (cut one first)",
-			d->gd->disk_name, verb, epoch);
-	else if (item->from_bytes > item->to_bytes)
-		err = -EINVAL;
-	if (err == -EINVAL)
-		why_err(why, "disk %s: cannot %s epoch %llu: the range ends before it starts",
-			d->gd->disk_name, verb, epoch);
-	return err;
-}
-
-/* Returns the map to be freed a grace period later, if any. */
-static struct blkcbt_map *end_one(const struct blkcbt_group_item *item,
-				  enum blkcbt_epoch_step step, u64 epoch)
-{
-	struct blkcbt_disk *d = item->disk;
-	struct blkcbt_map *old = map_of(d->old);
-	u64 first = 0, end = 0;
-
-	if (step == BLKCBT_STEP_COMMIT)
-		blkcbt_extent_inner(item->from_bytes, item->to_bytes,
-				    (u64)d->nr_sectors << SECTOR_SHIFT,
-				    d->granule_sector_shift + SECTOR_SHIFT, &first, &end);
-	if (first || end < d->nr_granules)
-		blkcbt_map_put_back(map_of(d->cur), old, first, end);
-
-	blkcbt_epoch_step(&d->epoch, step, epoch);
-	if (step == BLKCBT_STEP_COMMIT) {
-		/* Kept until the next cut: see the auditor. */
-		WRITE_ONCE(d->commit_ns, ktime_get_ns());
-		WRITE_ONCE(d->old_open, false);
-		return NULL;
-	}
-	/* All of it is in the current map by now. */
-	smp_wmb();
-	RCU_INIT_POINTER(d->old, NULL);
-	WRITE_ONCE(d->old_open, false);
-	return old;
-}
-
-/**
- * blkcbt_group_end() - commit or abort the open epoch of these disks
- * @items: the disks and, for commit, what is forgotten
- * @n: how many
- * @epoch: number of the open epoch
- * @step: %BLKCBT_STEP_COMMIT or %BLKCBT_STEP_ABORT
- * @why: set to a text on error
- *
- * Context: blkcbt_ctl_mutex; may sleep for a grace period.
- * Return: 0 or an error as documented for BLKCBT_CMD_COMMIT; then nothing has
- * changed.
- */
-int blkcbt_group_end(struct blkcbt_group_item *items, unsigned int n, u64 epoch,
-		     enum blkcbt_epoch_step step, char *why)
-{
-	bool stale = false;
-	unsigned int i;
-	int err;
-
-	for (i = 0; i < n; i++) {
-		err = end_refuse(&items[i], epoch, step, why);
-		if (err)
-			return err;
-	}
-	for (i = 0; i < n; i++) {
-		items[i].stale = end_one(&items[i], step, epoch);
-		stale |= !!items[i].stale;
-	}
-	if (!stale)
-		return 0;
-	synchronize_rcu();
-	for (i = 0; i < n; i++) {
-		if (!items[i].stale)
-			continue;
-		items[i].disk->fallbacks += atomic64_read(&items[i].stale->fallbacks);
-		blkcbt_map_free(items[i].stale);
-	}
-	return 0;
 }
 
 /**
@@ -643,6 +471,7 @@ void blkcbt_disk_raise(struct blkcbt_disk *d, enum blkcbt_event event)
 void blkcbt_disk_escape(struct blkcbt_disk *d, sector_t sector, sector_t sectors)
 {
 	atomic64_inc(&d->escapes);
+	blkcbt_preserve_upset(d);
 	if (time_before(jiffies, READ_ONCE(d->escape_after)))
 		return;
 	WRITE_ONCE(d->escape_after, jiffies + HZ);

@@ -44,12 +44,13 @@
  * @bio_based: has no requests: writes carry a completion shim
  * @scsi: its passthrough requests are SCSI commands
  * @nr_sectors: size when attached
+ * @diskseq: tells the medium from another one in the same drive
  * @owner: the driver's module, pinned
  * @index: number of the character device
  * @id: random number of this attachment
  * @shim_pool: reserve of shims of a bio-based disk, for parked bios
- * @park_wq: resubmits parked bios; of its own, so that a disk on top of another
- *	never waits behind it
+ * @park_wq: preserves, and resubmits parked bios; of its own, so that a disk on
+ *	top of another never waits behind it
  *
  * RCU, changed under blkcbt_ctl_mutex:
  * @node: in the table by @gd
@@ -68,17 +69,31 @@
  * @commit_ns: time of the last commit, as in request.start_time_ns
  * @cut_once: there has been a cut
  *
+ * Changed under blkcbt_ctl_mutex and by the end of a hold, read by the gate
+ * without:
+ * @slow: bits of enum blkcbt_slow: why the gate must look closer
+ *
+ * RCU, changed under blkcbt_ctl_mutex:
+ * @preserve: the open consistent epoch
+ *
+ * blkcbt_ctl_mutex:
+ * @image: block device that shows it, from the first consistent cut on
+ * @downgrades: epochs that became fuzzy
+ * @downgrade_reason: why the last of them did; a constant
+ *
  * Any context:
  * @ref: one for the table, one for each shim, parked bio and queued event
  * @resized: sticky
- * @escapes, @late, @passthrough, @parked: statistics
+ * @escapes, @late, @passthrough, @parked, @held, @preserves: statistics
+ * @held_from_ns: when the first of the writes that are held now came, 0: none is
+ * @held_max_ns: the longest that a write was held; changed by the park worker
  * @fallbacks: of maps that are freed already
  * @inflight: shims under way, per processor
  * @events: bits of enum blkcbt_event to be sent by @event_work
  * @escape_after: jiffies before which no further escape is reported
  *
  * @park_lock:
- * @park_list: bios waiting for a shim
+ * @park_list: bios that wait
  *
  * @kref: memory of this object: one for @ref, one for each open descriptor
  */
@@ -93,7 +108,9 @@ struct blkcbt_disk {
 	bool cut_once;
 	bool old_open;
 	bool resized;
+	unsigned long slow;
 	struct blkcbt_map __rcu *old;
+	struct blkcbt_preserve __rcu *preserve;
 	u64 commit_ns;
 
 	struct percpu_ref ref;
@@ -105,6 +122,7 @@ struct blkcbt_disk {
 	struct bio_list park_list;
 
 	sector_t nr_sectors;
+	u64 diskseq;
 	struct module *owner;
 	unsigned int index;
 	u64 id;
@@ -113,11 +131,18 @@ struct blkcbt_disk {
 	struct blkcbt_epoch epoch;
 	u64 cut_ns;
 	bool detached;
+	struct gendisk *image;
+	u64 downgrades;
+	const char *downgrade_reason;
 
 	atomic64_t escapes;
 	atomic64_t late;
 	atomic64_t passthrough;
 	atomic64_t parked;
+	atomic64_t held;
+	atomic64_t held_from_ns;
+	u64 held_max_ns;
+	atomic64_t preserves;
 	u64 fallbacks;
 
 	unsigned long events;
@@ -128,12 +153,24 @@ struct blkcbt_disk {
 };
 
 /**
+ * enum blkcbt_slow - bits of &blkcbt_disk.slow
+ * @BLKCBT_SLOW_HOLD: writes wait
+ * @BLKCBT_SLOW_PRESERVE: a write may have to wait until what it overwrites is
+ *	preserved
+ */
+enum blkcbt_slow {
+	BLKCBT_SLOW_HOLD,
+	BLKCBT_SLOW_PRESERVE,
+};
+
+/**
  * struct blkcbt_group_item - one disk of a cut, commit or abort
  * @disk: the disk
  * @from_bytes: commit: start of what is forgotten
  * @to_bytes: commit: end of what is forgotten
  * @fresh: cut: the map that becomes current
  * @stale: the map that is freed a grace period later
+ * @preserve: cut: what is installed; end: what is let go a grace period later
  */
 struct blkcbt_group_item {
 	struct blkcbt_disk *disk;
@@ -141,6 +178,25 @@ struct blkcbt_group_item {
 	u64 to_bytes;
 	struct blkcbt_map *fresh;
 	struct blkcbt_map *stale;
+	struct blkcbt_preserve *preserve;
+};
+
+/**
+ * struct blkcbt_cut - a cut that is asked for
+ * @epoch: number of the epoch that ends
+ * @mode: what it is to be read as
+ * @budget_bytes: memory for what is preserved
+ * @hold_id: cut within this hold; 0: hold for the cut alone
+ * @cut_ns: set to its time, CLOCK_BOOTTIME
+ * @hold_ns: set to how long writers were held, 0 within a hold
+ */
+struct blkcbt_cut {
+	u64 epoch;
+	enum blkcbt_epoch_mode mode;
+	u64 budget_bytes;
+	u64 hold_id;
+	u64 cut_ns;
+	u64 hold_ns;
 };
 
 extern struct mutex blkcbt_ctl_mutex;
@@ -155,12 +211,35 @@ struct blkcbt_disk *blkcbt_disk_by_dev(dev_t dev);
 struct blkcbt_disk *blkcbt_disk_by_index(unsigned int index);
 struct blkcbt_disk *blkcbt_disk_attach(dev_t dev, u32 granule_bytes, char *why);
 int blkcbt_disk_detach(struct blkcbt_disk *d, bool force, char *why);
-int blkcbt_group_cut(struct blkcbt_group_item *items, unsigned int n, u64 epoch, u64 *cut_ns,
+int blkcbt_disk_mark_bytes(struct blkcbt_disk *d, u64 from_bytes, u64 to_bytes, char *why);
+u32 blkcbt_disk_flags(struct blkcbt_disk *d);
+bool blkcbt_disk_gone(struct blkcbt_disk *d);
+bool blkcbt_disk_resized(struct blkcbt_disk *d);
+
+/* epochs.c: under blkcbt_ctl_mutex */
+int blkcbt_group_cut(struct blkcbt_group_item *items, unsigned int n, struct blkcbt_cut *cut,
 		     char *why);
 int blkcbt_group_end(struct blkcbt_group_item *items, unsigned int n, u64 epoch,
 		     enum blkcbt_epoch_step step, char *why);
-int blkcbt_disk_mark_bytes(struct blkcbt_disk *d, u64 from_bytes, u64 to_bytes, char *why);
-u32 blkcbt_disk_flags(struct blkcbt_disk *d);
+
+/* hold.c */
+typedef void (blkcbt_swap_fn)(struct blkcbt_group_item *items, unsigned int n,
+			      struct blkcbt_cut *cut);
+DECLARE_PER_CPU(unsigned int, blkcbt_in_gate);
+int blkcbt_hold_take(struct blkcbt_group_item *items, unsigned int n, unsigned int deadline_ms,
+		     u32 owner, u64 *id, char *why);
+int blkcbt_hold_release(u64 id);
+void blkcbt_hold_owner_gone(u32 owner);
+int blkcbt_hold_swap(struct blkcbt_group_item *items, unsigned int n, struct blkcbt_cut *cut,
+		     blkcbt_swap_fn *at_once, char *why);
+void blkcbt_holds_get(struct blkcbt_holds *holds);
+void blkcbt_hold_exit(void);
+
+/* image.c */
+int blkcbt_image_add(struct blkcbt_disk *d);
+void blkcbt_image_del(struct blkcbt_disk *d);
+int blkcbt_image_init(void);
+void blkcbt_image_exit(void);
 
 /* disk.c: any context */
 void blkcbt_disk_put(struct blkcbt_disk *d);

@@ -17,7 +17,7 @@ void blkcbt_event_work(struct work_struct *work)
 	unsigned long events = xchg(&d->events, 0);
 	unsigned int event;
 
-	for (event = BLKCBT_EVENT_ATTACHED; event <= BLKCBT_EVENT_RESIZED; event++) {
+	for (event = BLKCBT_EVENT_ATTACHED; event <= BLKCBT_EVENT_DOWNGRADED; event++) {
 		if (!(events & BIT(event)))
 			continue;
 		if (event == BLKCBT_EVENT_RESYNC)
@@ -26,6 +26,9 @@ void blkcbt_event_work(struct work_struct *work)
 		if (event == BLKCBT_EVENT_RESIZED)
 			pr_warn("disk %s: its size has changed (detach and attach it again)\n",
 				d->gd->disk_name);
+		if (event == BLKCBT_EVENT_DOWNGRADED)
+			pr_warn_ratelimited("disk %s: the open consistent epoch is fuzzy from now on\n",
+					    d->gd->disk_name);
 		blkcbt_genl_multicast(d, event);
 	}
 	percpu_ref_put(&d->ref);

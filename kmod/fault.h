@@ -17,6 +17,9 @@ extern unsigned int blkcbt_fault_gate_skip;
 extern unsigned int blkcbt_fault_audit_blind;
 extern unsigned int blkcbt_fault_page_every;
 extern unsigned int blkcbt_fault_shim_every;
+extern unsigned int blkcbt_fault_cut_late_ms;
+extern unsigned int blkcbt_fault_preserve_skip_every;
+extern unsigned int blkcbt_fault_preserve_read_every;
 extern bool blkcbt_fault_free_early;
 extern bool blkcbt_fault_locks_inverted;
 extern atomic_t blkcbt_fault_count;
@@ -32,6 +35,11 @@ static __always_inline bool blkcbt_fault_every(unsigned int n)
 #define blkcbt_fault_page()	blkcbt_fault_every(READ_ONCE(blkcbt_fault_page_every))
 #define blkcbt_fault_shim()	blkcbt_fault_every(READ_ONCE(blkcbt_fault_shim_every))
 #define blkcbt_fault_blind()	(READ_ONCE(blkcbt_fault_audit_blind) != 0)
+#define blkcbt_fault_cut_late()	READ_ONCE(blkcbt_fault_cut_late_ms)
+#define blkcbt_fault_preserve_skip() \
+	blkcbt_fault_every(READ_ONCE(blkcbt_fault_preserve_skip_every))
+#define blkcbt_fault_preserve_read() \
+	blkcbt_fault_every(READ_ONCE(blkcbt_fault_preserve_read_every))
 #define blkcbt_fault_early_free()	READ_ONCE(blkcbt_fault_free_early)
 #define blkcbt_fault_lock_order()	READ_ONCE(blkcbt_fault_locks_inverted)
 
@@ -41,6 +49,9 @@ static __always_inline bool blkcbt_fault_every(unsigned int n)
 #define blkcbt_fault_page()	false
 #define blkcbt_fault_shim()	false
 #define blkcbt_fault_blind()	false
+#define blkcbt_fault_cut_late()	0u
+#define blkcbt_fault_preserve_skip()	false
+#define blkcbt_fault_preserve_read()	false
 #define blkcbt_fault_early_free()	false
 #define blkcbt_fault_lock_order()	false
 #define blkcbt_fault_tracepoint(name)	false

@@ -4,9 +4,11 @@
  * comes before the block layer takes it.
  *
  * A write to a tracked disk is marked in the current map; a write to a
- * bio-based disk gets a completion shim as well. If there is no memory for the
- * shim, the bio is diverted: the callback sets the instruction pointer to
- * blkcbt_park_stub(), which queues it and returns to the submitter. The gate
+ * bio-based disk gets a completion shim as well. A bio that has to wait is
+ * diverted: the callback sets the instruction pointer to blkcbt_park_stub(),
+ * which queues it and returns to the submitter. It waits while writers are held
+ * for a cut (then it is not marked: it belongs to the next epoch), while what it
+ * overwrites is preserved, or when there was no memory for its shim. The gate
  * itself never sleeps and never calls back into the block layer, and a bio that
  * needs nothing runs on in the original function, so no sleeping task ever has
  * a frame of this module on its stack.
@@ -23,6 +25,7 @@
 #include <linux/bio.h>
 #include <linux/ftrace.h>
 #include "disk.h"
+#include "preserve.h"
 
 #ifdef BLKCBT_HAVE_GATE
 
@@ -33,6 +36,46 @@ static noinline notrace void gate_shim(struct blkcbt_disk *d, struct bio *bio, s
 		return;
 	if (unlikely(!blkcbt_shim_try(d, bio, sector, sectors)))
 		blkcbt_fregs_divert(fregs, (unsigned long)blkcbt_park_stub);
+}
+
+/* Writers are held, or a consistent epoch is open. */
+static noinline notrace void gate_slow(struct blkcbt_disk *d, struct bio *bio, sector_t sector,
+				       sector_t sectors, struct ftrace_regs *fregs)
+{
+	u64 first = sector >> d->granule_sector_shift;
+	u64 last = (sector + sectors - 1) >> d->granule_sector_shift;
+
+	if (test_bit(BLKCBT_SLOW_HOLD, &d->slow)) {
+		atomic64_inc(&d->held);
+		atomic64_cmpxchg(&d->held_from_ns, 0, ktime_get_ns());
+		blkcbt_fregs_divert(fregs, (unsigned long)blkcbt_park_stub);
+		return;
+	}
+	blkcbt_disk_mark(d, sector, sectors);
+	if (blkcbt_preserve_needed(d, first, last))
+		blkcbt_fregs_divert(fregs, (unsigned long)blkcbt_park_stub);
+	else if (d->bio_based)
+		gate_shim(d, bio, sector, sectors, fregs);
+}
+
+/*
+ * Of a tracked disk. Between the two counts it is known, to whoever holds
+ * writers, that this processor may not have seen a bit of d->slow.
+ */
+static __always_inline void gate_enter(void)
+{
+#ifndef CONFIG_PREEMPT_RT
+	__this_cpu_inc(blkcbt_in_gate);
+	barrier();
+#endif
+}
+
+static __always_inline void gate_leave(void)
+{
+#ifndef CONFIG_PREEMPT_RT
+	barrier();
+	__this_cpu_dec(blkcbt_in_gate);
+#endif
 }
 
 static void notrace gate_callback(unsigned long ip, unsigned long parent_ip,
@@ -50,11 +93,17 @@ static void notrace gate_callback(unsigned long ip, unsigned long parent_ip,
 		sector_t sector = blkcbt_bio_sector(bio);
 		unsigned int sectors = bio_sectors(bio);
 
+		gate_enter();
 		if (likely(sectors) && !blkcbt_fault_gate()) {
-			blkcbt_disk_mark(d, sector, sectors);
-			if (unlikely(d->bio_based))
-				gate_shim(d, bio, sector, sectors, fregs);
+			if (unlikely(READ_ONCE(d->slow))) {
+				gate_slow(d, bio, sector, sectors, fregs);
+			} else {
+				blkcbt_disk_mark(d, sector, sectors);
+				if (unlikely(d->bio_based))
+					gate_shim(d, bio, sector, sectors, fregs);
+			}
 		}
+		gate_leave();
 	}
 	blkcbt_read_unlock();
 }

@@ -10,8 +10,10 @@
 
 #include <linux/capability.h>
 #include <linux/module.h>
+#include <linux/notifier.h>
 #include <net/genetlink.h>
 #include "disk.h"
+#include "preserve.h"
 
 static struct genl_family family;
 
@@ -44,6 +46,23 @@ static const struct nla_policy range_policy[BLKCBT_A_MAX + 1] = {
 static const struct nla_policy group_policy[BLKCBT_A_MAX + 1] = {
 	[BLKCBT_A_EPOCH]	= { .type = NLA_U64 },
 	[BLKCBT_A_DISK]		= NLA_POLICY_NESTED(dev_policy),
+};
+
+static const struct nla_policy cut_policy[BLKCBT_A_MAX + 1] = {
+	[BLKCBT_A_EPOCH]	= { .type = NLA_U64 },
+	[BLKCBT_A_DISK]		= NLA_POLICY_NESTED(dev_policy),
+	[BLKCBT_A_EPOCH_MODE]	= { .type = NLA_U32 },
+	[BLKCBT_A_BUDGET_BYTES]	= { .type = NLA_U64 },
+	[BLKCBT_A_HOLD_ID]	= { .type = NLA_U64 },
+};
+
+static const struct nla_policy hold_policy[BLKCBT_A_MAX + 1] = {
+	[BLKCBT_A_DISK]		= NLA_POLICY_NESTED(dev_policy),
+	[BLKCBT_A_DEADLINE_MS]	= { .type = NLA_U32 },
+};
+
+static const struct nla_policy release_policy[BLKCBT_A_MAX + 1] = {
+	[BLKCBT_A_HOLD_ID]	= { .type = NLA_U64 },
 };
 
 static const struct nla_policy commit_policy[BLKCBT_A_MAX + 1] = {
@@ -130,6 +149,32 @@ static int put_u64(struct sk_buff *skb, int attr, u64 value)
 	return nla_put_u64_64bit(skb, attr, value, BLKCBT_A_PAD);
 }
 
+static const char *downgrade_reason(struct blkcbt_disk *d)
+{
+	struct blkcbt_preserve *p = blkcbt_preserve_get(d);
+	const char *reason = d->downgrade_reason;
+
+	if (p && blkcbt_preserve_off(p))
+		reason = p->group->reason;
+	blkcbt_preserve_put(p);
+	return reason;
+}
+
+static int put_preserve(struct sk_buff *skb, struct blkcbt_disk *d)
+{
+	const struct blkcbt_preserve *p = rcu_dereference_protected(d->preserve,
+						lockdep_is_held(&blkcbt_ctl_mutex));
+	bool off = p && blkcbt_preserve_off(p);
+
+	return nla_put_u32(skb, BLKCBT_A_EPOCH_MODE, p && !off ? p->mode : BLKCBT_MODE_FUZZY) ||
+	       (p && put_u64(skb, BLKCBT_A_BUDGET_BYTES, p->group->budget_bytes)) ||
+	       put_u64(skb, BLKCBT_A_PRESERVED_BYTES, p ? atomic64_read(&p->bytes) : 0) ||
+	       put_u64(skb, BLKCBT_A_PRESERVES, atomic64_read(&d->preserves)) ||
+	       put_u64(skb, BLKCBT_A_DOWNGRADES, d->downgrades + off) ||
+	       put_u64(skb, BLKCBT_A_HELD, atomic64_read(&d->held)) ||
+	       put_u64(skb, BLKCBT_A_HELD_MAX_NS, READ_ONCE(d->held_max_ns));
+}
+
 static int put_state(struct sk_buff *skb, struct blkcbt_disk *d)
 {
 	const struct blkcbt_map *cur = rcu_dereference_protected(d->cur,
@@ -138,6 +183,8 @@ static int put_state(struct sk_buff *skb, struct blkcbt_disk *d)
 						lockdep_is_held(&blkcbt_ctl_mutex));
 	unsigned int granule_shift = d->granule_sector_shift + SECTOR_SHIFT;
 	u64 size = (u64)d->nr_sectors << SECTOR_SHIFT;
+	const struct blkcbt_preserve *p = rcu_dereference_protected(d->preserve,
+						lockdep_is_held(&blkcbt_ctl_mutex));
 	bool open = d->epoch.state == BLKCBT_EPOCH_OPEN;
 	u64 fallbacks = d->fallbacks + atomic64_read(&cur->fallbacks) +
 			(old ? atomic64_read(&old->fallbacks) : 0);
@@ -159,16 +206,19 @@ static int put_state(struct sk_buff *skb, struct blkcbt_disk *d)
 	       put_u64(skb, BLKCBT_A_DIRTY_BYTES, dirty) ||
 	       put_u64(skb, BLKCBT_A_OPEN_BYTES, in_open) ||
 	       put_u64(skb, BLKCBT_A_MAP_BYTES,
-		       blkcbt_map_bytes(cur) + (old ? blkcbt_map_bytes(old) : 0)) ||
+		       blkcbt_map_bytes(cur) + (old ? blkcbt_map_bytes(old) : 0) +
+		       (p ? blkcbt_map_bytes(p->done) : 0)) ||
 	       put_u64(skb, BLKCBT_A_MAP_FALLBACKS, fallbacks) ||
 	       put_u64(skb, BLKCBT_A_PARKED, atomic64_read(&d->parked)) ||
-	       put_u64(skb, BLKCBT_A_INFLIGHT, max(inflight, 0L));
+	       put_u64(skb, BLKCBT_A_INFLIGHT, max(inflight, 0L)) ||
+	       put_preserve(skb, d);
 }
 
 /* A BLKCBT_A_DISK nest; @brief: what an event says, from any task context. */
 static int put_disk_nest(struct sk_buff *skb, struct blkcbt_disk *d, bool brief)
 {
 	struct nlattr *nest = nla_nest_start(skb, BLKCBT_A_DISK);
+	const char *reason = downgrade_reason(d);
 	dev_t dev = disk_devt(d->gd);
 
 	if (!nest)
@@ -181,6 +231,7 @@ static int put_disk_nest(struct sk_buff *skb, struct blkcbt_disk *d, bool brief)
 	    put_u64(skb, BLKCBT_A_ESCAPES, atomic64_read(&d->escapes)) ||
 	    put_u64(skb, BLKCBT_A_LATE, atomic64_read(&d->late)) ||
 	    put_u64(skb, BLKCBT_A_PASSTHROUGH, atomic64_read(&d->passthrough)) ||
+	    (reason && nla_put_string(skb, BLKCBT_A_DOWNGRADE_REASON, reason)) ||
 	    (!brief && put_state(skb, d))) {
 		nla_nest_cancel(skb, nest);
 		return -EMSGSIZE;
@@ -254,6 +305,7 @@ void blkcbt_genl_multicast(struct blkcbt_disk *d, enum blkcbt_event event)
 static int cmd_info(struct sk_buff *skb, struct genl_info *info)
 {
 	enum blkcbt_gate_mode mode;
+	struct blkcbt_holds holds;
 	struct sk_buff *msg;
 	const char *reason;
 	void *hdr;
@@ -262,10 +314,12 @@ static int cmd_info(struct sk_buff *skb, struct genl_info *info)
 	msg = new_reply(info, BLKCBT_CMD_INFO, &hdr);
 	if (!msg)
 		return -ENOMEM;
+	blkcbt_holds_get(&holds);
 	mode = blkcbt_observe_mode(&reason);
 	err = nla_put_string(msg, BLKCBT_A_MODULE_VERSION, THIS_MODULE->version) ||
 	      nla_put_u32(msg, BLKCBT_A_GATE_MODE, mode) ||
 	      nla_put_u32(msg, BLKCBT_A_OBSERVERS, blkcbt_observers()) ||
+	      nla_put(msg, BLKCBT_A_HOLDS, sizeof(holds), &holds) ||
 	      (reason && nla_put_string(msg, BLKCBT_A_GATE_REASON, reason));
 #ifdef BLKCBT_FAULTS
 	err = err || nla_put_flag(msg, BLKCBT_A_FAULTS);
@@ -422,7 +476,7 @@ static int parse_item(struct nlattr *nest, const struct nla_policy *policy,
 	return 0;
 }
 
-static int reply_cut(struct genl_info *info, u64 epoch, u64 cut_ns)
+static int reply_cut(struct genl_info *info, const struct blkcbt_cut *cut)
 {
 	struct sk_buff *msg;
 	void *hdr;
@@ -430,24 +484,103 @@ static int reply_cut(struct genl_info *info, u64 epoch, u64 cut_ns)
 	msg = new_reply(info, BLKCBT_CMD_CUT, &hdr);
 	if (!msg)
 		return -ENOMEM;
-	return finish_reply(info, msg, hdr, put_u64(msg, BLKCBT_A_EPOCH, epoch) ||
-			    put_u64(msg, BLKCBT_A_CUT_NS, cut_ns));
+	return finish_reply(info, msg, hdr, put_u64(msg, BLKCBT_A_EPOCH, cut->epoch) ||
+			    put_u64(msg, BLKCBT_A_CUT_NS, cut->cut_ns) ||
+			    put_u64(msg, BLKCBT_A_HOLD_NS, cut->hold_ns));
 }
 
-/* CUT, COMMIT and ABORT. */
-static int cmd_group(struct genl_info *info, enum blkcbt_epoch_step step)
+static int reply_hold(struct genl_info *info, u64 id)
 {
-	const struct nla_policy *policy = step == BLKCBT_STEP_COMMIT ? range_policy : dev_policy;
+	struct sk_buff *msg;
+	void *hdr;
+
+	msg = new_reply(info, BLKCBT_CMD_HOLD, &hdr);
+	if (!msg)
+		return -ENOMEM;
+	return finish_reply(info, msg, hdr, put_u64(msg, BLKCBT_A_HOLD_ID, id));
+}
+
+static int do_cut(struct genl_info *info, struct blkcbt_group_item *items, unsigned int n,
+		  char *why)
+{
+	struct nlattr **attrs = info->attrs;
+	struct blkcbt_cut cut = {
+		.epoch = nla_get_u64(attrs[BLKCBT_A_EPOCH]),
+		.budget_bytes = BLKCBT_BUDGET_DEFAULT,
+	};
+	int err;
+
+	if (attrs[BLKCBT_A_EPOCH_MODE])
+		cut.mode = nla_get_u32(attrs[BLKCBT_A_EPOCH_MODE]);
+	if (cut.mode > BLKCBT_MODE_SNAPSHOT)
+		return say(info->extack, "no such mode of an epoch (see enum blkcbt_epoch_mode)",
+			   -EINVAL);
+	if (attrs[BLKCBT_A_BUDGET_BYTES]) {
+		if (cut.mode == BLKCBT_MODE_FUZZY)
+			return say(info->extack, "a fuzzy epoch preserves nothing: no budget (leave it out)",
+				   -EINVAL);
+		cut.budget_bytes = nla_get_u64(attrs[BLKCBT_A_BUDGET_BYTES]);
+	}
+	if (attrs[BLKCBT_A_HOLD_ID]) {
+		cut.hold_id = nla_get_u64(attrs[BLKCBT_A_HOLD_ID]);
+		if (!cut.hold_id)
+			return say(info->extack, "there is no hold 0 (HOLD gives the number)",
+				   -EINVAL);
+	}
+	err = say(info->extack, why, blkcbt_group_cut(items, n, &cut, why));
+	return err ?: reply_cut(info, &cut);
+}
+
+static int do_hold(struct genl_info *info, struct blkcbt_group_item *items, unsigned int n,
+		   char *why)
+{
+	u32 deadline_ms = BLKCBT_HOLD_MS_DEFAULT;
+	u64 id;
+	int err;
+
+	if (info->attrs[BLKCBT_A_DEADLINE_MS])
+		deadline_ms = nla_get_u32(info->attrs[BLKCBT_A_DEADLINE_MS]);
+	if (!deadline_ms || deadline_ms > BLKCBT_HOLD_MS_MAX)
+		return say(info->extack, "a hold lasts from 1 to 5000 ms (ask for as much)",
+			   -EINVAL);
+	err = blkcbt_hold_take(items, n, deadline_ms, info->snd_portid, &id, why);
+	if (err)
+		return say(info->extack, why, err);
+	err = reply_hold(info, id);
+	if (err)
+		blkcbt_hold_release(id);
+	return err;
+}
+
+static int do_commit(struct genl_info *info, struct blkcbt_group_item *items, unsigned int n,
+		     char *why)
+{
+	return say(info->extack, why,
+		   blkcbt_group_end(items, n, nla_get_u64(info->attrs[BLKCBT_A_EPOCH]),
+				    BLKCBT_STEP_COMMIT, why));
+}
+
+static int do_abort(struct genl_info *info, struct blkcbt_group_item *items, unsigned int n,
+		    char *why)
+{
+	return say(info->extack, why,
+		   blkcbt_group_end(items, n, nla_get_u64(info->attrs[BLKCBT_A_EPOCH]),
+				    BLKCBT_STEP_ABORT, why));
+}
+
+/* A command that names disks, each in a nest of @policy: all of them, then @act. */
+static int on_group(struct sk_buff *skb, struct genl_info *info, const struct nla_policy *policy,
+		    int (*act)(struct genl_info *info, struct blkcbt_group_item *items,
+			       unsigned int n, char *why))
+{
 	struct blkcbt_group_item *items;
 	char *why = next_text();
 	struct nlattr *attr;
 	unsigned int n = 0;
-	u64 epoch, cut_ns;
-	int rem, err = 0;
+	int rem, err = admin(skb, info);
 
-	if (!info->attrs[BLKCBT_A_EPOCH])
-		return say(info->extack, "no epoch named: BLKCBT_A_EPOCH is needed", -EINVAL);
-	epoch = nla_get_u64(info->attrs[BLKCBT_A_EPOCH]);
+	if (err)
+		return err;
 	items = kvcalloc(BLKCBT_GROUP_MAX, sizeof(*items), GFP_KERNEL);
 	if (!items)
 		return -ENOMEM;
@@ -465,37 +598,73 @@ static int cmd_group(struct genl_info *info, enum blkcbt_epoch_step step)
 			goto out;
 		n++;
 	}
-	if (!n) {
-		err = say(info->extack, "no disk named: BLKCBT_A_DISK is needed", -EINVAL);
-		goto out;
-	}
-	if (step == BLKCBT_STEP_CUT)
-		err = blkcbt_group_cut(items, n, epoch, &cut_ns, why);
+	if (n)
+		err = act(info, items, n, why);
 	else
-		err = blkcbt_group_end(items, n, epoch, step, why);
-	say(info->extack, why, err);
-	if (!err && step == BLKCBT_STEP_CUT)
-		err = reply_cut(info, epoch, cut_ns);
+		err = say(info->extack, "no disk named: BLKCBT_A_DISK is needed", -EINVAL);
 out:
 	mutex_unlock(&blkcbt_ctl_mutex);
 	kvfree(items);
 	return err;
 }
 
+static int on_epoch(struct sk_buff *skb, struct genl_info *info, const struct nla_policy *policy,
+		    int (*act)(struct genl_info *info, struct blkcbt_group_item *items,
+			       unsigned int n, char *why))
+{
+	if (!info->attrs[BLKCBT_A_EPOCH])
+		return admin(skb, info) ?:
+		       say(info->extack, "no epoch named: BLKCBT_A_EPOCH is needed", -EINVAL);
+	return on_group(skb, info, policy, act);
+}
+
 static int cmd_cut(struct sk_buff *skb, struct genl_info *info)
 {
-	return admin(skb, info) ?: cmd_group(info, BLKCBT_STEP_CUT);
+	return on_epoch(skb, info, dev_policy, do_cut);
 }
 
 static int cmd_commit(struct sk_buff *skb, struct genl_info *info)
 {
-	return admin(skb, info) ?: cmd_group(info, BLKCBT_STEP_COMMIT);
+	return on_epoch(skb, info, range_policy, do_commit);
 }
 
 static int cmd_abort(struct sk_buff *skb, struct genl_info *info)
 {
-	return admin(skb, info) ?: cmd_group(info, BLKCBT_STEP_ABORT);
+	return on_epoch(skb, info, dev_policy, do_abort);
 }
+
+static int cmd_hold(struct sk_buff *skb, struct genl_info *info)
+{
+	return on_group(skb, info, dev_policy, do_hold);
+}
+
+static int cmd_release(struct sk_buff *skb, struct genl_info *info)
+{
+	int err = admin(skb, info);
+
+	if (err)
+		return err;
+	if (!info->attrs[BLKCBT_A_HOLD_ID])
+		return say(info->extack, "no hold named: BLKCBT_A_HOLD_ID is needed", -EINVAL);
+	err = blkcbt_hold_release(nla_get_u64(info->attrs[BLKCBT_A_HOLD_ID]));
+	return say(info->extack, "the hold was over before (by its deadline, or its owner is gone)",
+		   err);
+}
+
+/* The owner of a hold has closed its socket, or died. */
+static int on_netlink(struct notifier_block *nb, unsigned long event, void *data)
+{
+	const struct netlink_notify *notify = data;
+
+	if (event == NETLINK_URELEASE && notify->protocol == NETLINK_GENERIC &&
+	    net_eq(notify->net, &init_net))
+		blkcbt_hold_owner_gone(notify->portid);
+	return NOTIFY_DONE;
+}
+
+static struct notifier_block netlink_nb = {
+	.notifier_call = on_netlink,
+};
 
 #define OP(_cmd, _doit, _policy) \
 	{ .cmd = BLKCBT_CMD_##_cmd, .doit = _doit, .policy = _policy, .maxattr = BLKCBT_A_MAX }
@@ -508,10 +677,12 @@ static const struct genl_ops ops[] = {
 		.cmd = BLKCBT_CMD_GET, .doit = cmd_get, .dumpit = dump_get,
 		.policy = dev_policy, .maxattr = BLKCBT_A_MAX,
 	},
-	OP(CUT, cmd_cut, group_policy),
+	OP(CUT, cmd_cut, cut_policy),
 	OP(COMMIT, cmd_commit, commit_policy),
 	OP(ABORT, cmd_abort, group_policy),
 	OP(MARK, cmd_mark, range_policy),
+	OP(HOLD, cmd_hold, hold_policy),
+	OP(RELEASE, cmd_release, release_policy),
 };
 
 static const struct genl_multicast_group groups[] = {
@@ -537,7 +708,14 @@ static struct genl_family family = {
  */
 int blkcbt_genl_init(void)
 {
-	return genl_register_family(&family);
+	int err = netlink_register_notifier(&netlink_nb);
+
+	if (err)
+		return err;
+	err = genl_register_family(&family);
+	if (err)
+		netlink_unregister_notifier(&netlink_nb);
+	return err;
 }
 
 /**
@@ -546,4 +724,5 @@ int blkcbt_genl_init(void)
 void blkcbt_genl_exit(void)
 {
 	genl_unregister_family(&family);
+	netlink_unregister_notifier(&netlink_nb);
 }

@@ -12,6 +12,7 @@
 #include <linux/module.h>
 #include <linux/rcupdate.h>
 #include "disk.h"
+#include "preserve.h"
 
 struct workqueue_struct *blkcbt_wq;
 
@@ -20,6 +21,9 @@ unsigned int blkcbt_fault_gate_skip;
 unsigned int blkcbt_fault_audit_blind;
 unsigned int blkcbt_fault_page_every;
 unsigned int blkcbt_fault_shim_every;
+unsigned int blkcbt_fault_cut_late_ms;
+unsigned int blkcbt_fault_preserve_skip_every;
+unsigned int blkcbt_fault_preserve_read_every;
 bool blkcbt_fault_free_early;
 bool blkcbt_fault_locks_inverted;
 static char *blkcbt_fault_no_tracepoint;
@@ -33,6 +37,12 @@ module_param_named(fault_page_every, blkcbt_fault_page_every, uint, 0600);
 MODULE_PARM_DESC(fault_page_every, "one map page in N cannot be had");
 module_param_named(fault_shim_every, blkcbt_fault_shim_every, uint, 0600);
 MODULE_PARM_DESC(fault_shim_every, "one shim in N cannot be had: the bio is parked");
+module_param_named(fault_cut_late, blkcbt_fault_cut_late_ms, uint, 0600);
+MODULE_PARM_DESC(fault_cut_late, "of the disks of a cut, all but the first are cut N ms later each");
+module_param_named(fault_preserve_skip, blkcbt_fault_preserve_skip_every, uint, 0600);
+MODULE_PARM_DESC(fault_preserve_skip, "one write in N does not wait for what it overwrites");
+module_param_named(fault_preserve_read, blkcbt_fault_preserve_read_every, uint, 0600);
+MODULE_PARM_DESC(fault_preserve_read, "one read in N of what is to be preserved fails");
 /* For debug kernels: what KASAN and lockdep must report. */
 module_param_named(fault_early_free, blkcbt_fault_free_early, bool, 0600);
 MODULE_PARM_DESC(fault_early_free, "detach uses a disk after it was freed");
@@ -71,9 +81,12 @@ static int __init blkcbt_init(void)
 	err = blkcbt_shim_init();
 	if (err)
 		goto out_wq;
-	err = blkcbt_observe_start();
+	err = blkcbt_image_init();
 	if (err)
 		goto out_shim;
+	err = blkcbt_observe_start();
+	if (err)
+		goto out_image;
 	err = blkcbt_chardev_init();
 	if (err)
 		goto out_observe;
@@ -93,6 +106,8 @@ out_chardev:
 out_observe:
 	blkcbt_observe_stop();
 	synchronize_rcu();
+out_image:
+	blkcbt_image_exit();
 out_shim:
 	blkcbt_shim_exit();
 out_wq:
@@ -103,6 +118,7 @@ out_wq:
 static void __exit blkcbt_exit(void)
 {
 	blkcbt_genl_exit();
+	blkcbt_hold_exit();
 	blkcbt_chardev_exit();
 	blkcbt_observe_stop();
 	blkcbt_disks_wait();
@@ -111,7 +127,10 @@ static void __exit blkcbt_exit(void)
 	synchronize_rcu_tasks();
 	blkcbt_park_exit();
 	blkcbt_shim_exit();
+	/* The last preserved granules, and what frees them. */
 	destroy_workqueue(blkcbt_wq);
+	blkcbt_preserve_exit();
+	blkcbt_image_exit();
 }
 
 module_init(blkcbt_init);

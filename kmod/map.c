@@ -80,10 +80,11 @@ void blkcbt_map_free(struct blkcbt_map *map)
 }
 
 /*
- * The page in which to mark, made if it is not there. NULL: nothing to do, the
- * whole map is dirty. @whole: the region will be dirty as a whole.
+ * The page in which to mark, made if it is not there. @whole: the region will be
+ * dirty as a whole. @must: where there is no memory, all of the region becomes
+ * dirty. NULL: the whole map is dirty, or, without @must, there is no memory.
  */
-static unsigned long *page_to_mark(struct blkcbt_map *map, unsigned long i, bool whole)
+static unsigned long *page_to_mark(struct blkcbt_map *map, unsigned long i, bool whole, bool must)
 {
 	unsigned long *page = READ_ONCE(map->page[i]);
 	unsigned long *there;
@@ -95,6 +96,8 @@ static unsigned long *page_to_mark(struct blkcbt_map *map, unsigned long i, bool
 
 	page = whole ? map_ones : blkcbt_pure_page_alloc();
 	if (!page) {
+		if (!must)
+			return NULL;
 		atomic64_inc(&map->fallbacks);
 		page = map_ones;
 	}
@@ -123,6 +126,25 @@ static void page_mark(unsigned long *page, unsigned long lo, unsigned long hi)
 	}
 }
 
+static bool mark_range(struct blkcbt_map *map, u64 first, u64 last, bool must)
+{
+	bool marked = true;
+
+	while (first <= last) {
+		unsigned long i = (unsigned long)(first >> BLKCBT_MAP_PAGE_SHIFT);
+		u64 end = min_t(u64, last, page_last(map, i));
+		unsigned long lo = first & BLKCBT_MAP_PAGE_MASK;
+		unsigned long *page = page_to_mark(map, i, !lo && end == page_last(map, i), must);
+
+		if (!page)
+			marked = marked && READ_ONCE(map->all);
+		else if (page != map_ones)
+			page_mark(page, lo, end & BLKCBT_MAP_PAGE_MASK);
+		first = end + 1;
+	}
+	return marked;
+}
+
 /**
  * blkcbt_map_mark_slow() - blkcbt_map_mark() of more than one granule, or of
  *	the first in its region
@@ -134,16 +156,64 @@ static void page_mark(unsigned long *page, unsigned long lo, unsigned long hi)
  */
 void blkcbt_map_mark_slow(struct blkcbt_map *map, u64 first, u64 last)
 {
+	mark_range(map, first, last, true);
+}
+
+/**
+ * blkcbt_map_try_mark() - mark these granules, and never another
+ * @map: the map
+ * @first: first granule
+ * @last: last granule, inclusive, below @map->nr_granules
+ *
+ * For a map in which a mark too many does harm. Any context.
+ *
+ * Return: false if there was no memory and some are not marked.
+ */
+bool blkcbt_map_try_mark(struct blkcbt_map *map, u64 first, u64 last)
+{
+	return mark_range(map, first, last, false);
+}
+
+/**
+ * blkcbt_map_next_only() - find a granule that is in one map and not in another
+ * @a: the map that it is in; NULL: every granule is
+ * @b: the map that it is not in; of the same size
+ * @first: where to begin
+ * @last: where to end, inclusive, below the maps' size
+ *
+ * Any context.
+ * Return: the granule, or @last + 1 if there is none.
+ */
+u64 blkcbt_map_next_only(const struct blkcbt_map *a, const struct blkcbt_map *b, u64 first,
+			 u64 last)
+{
 	while (first <= last) {
 		unsigned long i = (unsigned long)(first >> BLKCBT_MAP_PAGE_SHIFT);
-		u64 end = min_t(u64, last, page_last(map, i));
+		const unsigned long *pa = blkcbt_map_ones;
+		const unsigned long *pb = READ_ONCE(b->all) ? blkcbt_map_ones :
+					  READ_ONCE(b->page[i]);
+		u64 end = min_t(u64, last, page_last(b, i));
 		unsigned long lo = first & BLKCBT_MAP_PAGE_MASK;
-		unsigned long *page = page_to_mark(map, i, !lo && end == page_last(map, i));
+		unsigned long hi = end & BLKCBT_MAP_PAGE_MASK;
+		unsigned long w;
 
-		if (page && page != map_ones)
-			page_mark(page, lo, end & BLKCBT_MAP_PAGE_MASK);
+		if (a && !READ_ONCE(a->all))
+			pa = READ_ONCE(a->page[i]);
 		first = end + 1;
+		if (!pa || pb == blkcbt_map_ones)
+			continue;
+		for (w = BIT_WORD(lo); w <= BIT_WORD(hi); w++) {
+			unsigned long word = READ_ONCE(pa[w]) & ~(pb ? READ_ONCE(pb[w]) : 0);
+
+			word &= word_mask(w == BIT_WORD(lo) ? lo % BITS_PER_LONG : 0,
+					  w == BIT_WORD(hi) ? hi % BITS_PER_LONG :
+					  BITS_PER_LONG - 1);
+			if (word)
+				return ((u64)i << BLKCBT_MAP_PAGE_SHIFT) + w * BITS_PER_LONG +
+				       __ffs(word);
+		}
 	}
+	return first;
 }
 
 /**

@@ -52,6 +52,9 @@ extern const unsigned long blkcbt_map_ones[BLKCBT_MAP_PAGE_WORDS];
 struct blkcbt_map *blkcbt_map_alloc(u64 nr_granules);
 void blkcbt_map_free(struct blkcbt_map *map);
 void blkcbt_map_mark_slow(struct blkcbt_map *map, u64 first, u64 last);
+bool blkcbt_map_try_mark(struct blkcbt_map *map, u64 first, u64 last);
+u64 blkcbt_map_next_only(const struct blkcbt_map *a, const struct blkcbt_map *b, u64 first,
+			 u64 last);
 bool blkcbt_map_test_slow(const struct blkcbt_map *a, const struct blkcbt_map *b,
 			  u64 first, u64 last);
 u64 blkcbt_map_next_dirty(const struct blkcbt_map *map, u64 from);

@@ -1,15 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Parking: where a write to a bio-based disk waits when there was no memory for
- * its completion shim. The gate diverts the submitter to blkcbt_park_stub(),
- * which queues the bio and returns as if it had been submitted; a worker gives
- * it a shim from the disk's reserve and submits it. The gate sees the shim and
- * lets it pass.
+ * Parking: where a write waits. The gate diverts the submitter to
+ * blkcbt_park_stub(), which queues the bio and returns as if it had been
+ * submitted; a worker submits it once it may go:
+ *
+ *	writers are held		the end of the hold kicks the worker
+ *	it overwrites what is not
+ *	preserved yet			the worker preserves it (preserve.c)
+ *	no memory for its shim		the worker gives it one from the disk's
+ *					reserve; one that comes back kicks the worker
+ *
+ * A bio that the worker submits passes the gate again, which lets it go or parks
+ * it again.
  *
  * Forward progress: each disk has its own reserve and its own workqueue with a
- * rescuer, and the worker never waits for a shim. When the reserve is empty, a
- * shim of this very disk is under way below, and its return kicks the worker;
- * nothing below waits for anything parked above it.
+ * rescuer. The worker waits for reads of its disk, with a deadline, and for
+ * nothing else. When the reserve is empty, a shim of this very disk is under way
+ * below, and its return kicks the worker; nothing below waits for anything
+ * parked above it.
  *
  * A bio whose disk is detached between gate and stub goes out through the
  * orphans' list: the stub itself must not submit, for submitting sleeps.
@@ -18,6 +26,7 @@
 
 #include <linux/bio.h>
 #include "disk.h"
+#include "preserve.h"
 
 #define RESERVE		64
 
@@ -41,23 +50,59 @@ static void orphan_work(struct work_struct *work)
 
 static DECLARE_WORK(orphan_item, orphan_work);
 
+/* The hold is over: how long did it keep writes waiting? */
+static void note_held(struct blkcbt_disk *d)
+{
+	u64 from_ns = atomic64_xchg(&d->held_from_ns, 0);
+
+	if (from_ns)
+		WRITE_ONCE(d->held_max_ns, max(d->held_max_ns, ktime_get_ns() - from_ns));
+}
+
+/*
+ * A bio that has its shim already came back: dm sends the rest of a split round
+ * again, or it has been parked twice. Such a one, and one of a disk with
+ * requests, leaves its reference of the disk behind: *@spare.
+ */
+static bool give_shim(struct blkcbt_disk *d, struct bio *bio, bool *spare)
+{
+	*spare = !d->bio_based ||
+		 blkcbt_shim_present(d, bio, blkcbt_bio_sector(bio), bio_sectors(bio));
+	return *spare || blkcbt_shim_reserve(d, bio);
+}
+
 static void park_work(struct work_struct *work)
 {
 	struct blkcbt_disk *d = container_of(work, struct blkcbt_disk, park_work);
-	struct bio *bio;
+	struct bio *bio, *last;
+	bool spare;
 
 	for (;;) {
-		/* Stays on the list until it has its shim: see blkcbt_park_kick(). */
+		/* What is parked again in the meantime comes behind @last. */
 		spin_lock_irq(&d->park_lock);
 		bio = bio_list_peek(&d->park_list);
+		last = d->park_list.tail;
 		spin_unlock_irq(&d->park_lock);
-		if (!bio || !blkcbt_shim_reserve(d, bio))
+		if (!bio || test_bit(BLKCBT_SLOW_HOLD, &d->slow))
 			return;
-		spin_lock_irq(&d->park_lock);
-		bio_list_pop(&d->park_list);
-		spin_unlock_irq(&d->park_lock);
-		submit_bio_noacct(bio);
-		cond_resched();
+		note_held(d);
+		blkcbt_preserve_before(d, bio, last);
+		do {
+			spin_lock_irq(&d->park_lock);
+			bio = bio_list_peek(&d->park_list);
+			spin_unlock_irq(&d->park_lock);
+			/* Stays on the list until it has its shim: see blkcbt_park_kick(). */
+			if (!give_shim(d, bio, &spare))
+				return;
+			spin_lock_irq(&d->park_lock);
+			bio_list_pop(&d->park_list);
+			spin_unlock_irq(&d->park_lock);
+			submit_bio_noacct(bio);
+			/* The disk may go, but not before this work has returned. */
+			if (spare)
+				percpu_ref_put(&d->ref);
+			cond_resched();
+		} while (bio != last);
 	}
 }
 
@@ -102,8 +147,9 @@ void notrace blkcbt_park_stub(struct bio *bio)
 }
 
 /**
- * blkcbt_park_kick() - a shim has come back: look after those who wait for one
- * @d: the disk; the caller holds a reference of its @ref
+ * blkcbt_park_kick() - a shim has come back, or a hold is over: look after those
+ *	who wait for it
+ * @d: the disk; the caller holds a reference of its @ref, or blkcbt_ctl_mutex
  *
  * Pairs with park_work(): a bio is on the list before the reserve is found
  * empty, and the shim is in the reserve before the list is looked at.
@@ -112,14 +158,14 @@ void notrace blkcbt_park_stub(struct bio *bio)
  */
 void blkcbt_park_kick(struct blkcbt_disk *d)
 {
-	/* The shim is in the reserve before the list is looked at. */
+	/* The shim is in the reserve, or the bit is cleared, before the list is looked at. */
 	smp_mb();
 	if (unlikely(!bio_list_empty(&d->park_list)))
 		queue_work(d->park_wq, &d->park_work);
 }
 
 /**
- * blkcbt_park_init_disk() - reserve and worker of a bio-based disk
+ * blkcbt_park_init_disk() - worker of a disk, and reserve of a bio-based one
  * @d: the disk
  *
  * Return: 0 or -ENOMEM; blkcbt_park_exit_disk() cleans up in either case.
@@ -129,11 +175,11 @@ int blkcbt_park_init_disk(struct blkcbt_disk *d)
 	spin_lock_init(&d->park_lock);
 	bio_list_init(&d->park_list);
 	INIT_WORK(&d->park_work, park_work);
-	if (!d->bio_based)
-		return 0;
-	d->shim_pool = mempool_create_slab_pool(RESERVE, blkcbt_shim_cache);
-	d->park_wq = alloc_workqueue("blkcbt-%u", WQ_MEM_RECLAIM | WQ_UNBOUND, 1, d->index);
-	return d->shim_pool && d->park_wq ? 0 : -ENOMEM;
+	d->park_wq = alloc_workqueue("blkcbt-%u", WQ_MEM_RECLAIM | WQ_UNBOUND | WQ_HIGHPRI, 1,
+				     d->index);
+	if (d->bio_based)
+		d->shim_pool = mempool_create_slab_pool(RESERVE, blkcbt_shim_cache);
+	return d->park_wq && (d->shim_pool || !d->bio_based) ? 0 : -ENOMEM;
 }
 
 /**

@@ -13,7 +13,8 @@ blkcbt-probe = $(shell $(CC) $(blkcbt-probe-flags) -S -o /dev/null $(src)/kmod/p
 blkcbt-probes := $(call blkcbt-probe,rw_page,RW_PAGE) \
 	$(call blkcbt-probe,bdev_file,BDEV_FILE) \
 	$(call blkcbt-probe,bdev_handle,BDEV_HANDLE) \
-	$(call blkcbt-probe,fmode_open,FMODE_OPEN)
+	$(call blkcbt-probe,fmode_open,FMODE_OPEN) \
+	$(call blkcbt-probe,alloc_disk_limits,ALLOC_DISK_LIMITS)
 
 # A probe that compiles wherever the flags are right: without it every other
 # answer is worthless, and the build stops.

@@ -79,6 +79,7 @@ struct blkcbt_pure_atomic {
 #define WRITE_ONCE(x, v) __atomic_store_n(&(x), (v), __ATOMIC_RELAXED)
 #define cond_resched()	do { } while (0)
 #define min_t(type, a, b) ({ type one = (a), other = (b); one < other ? one : other; })
+#define __ffs(w)	((unsigned int)__builtin_ctzl(w))
 #define hweight_long(w)	((unsigned int)__builtin_popcountl(w))
 #define cmpxchg(p, o, n) __sync_val_compare_and_swap((p), (o), (n))
 #define atomic_long_inc(a) ((void)__sync_fetch_and_add(&(a)->counter, 1))

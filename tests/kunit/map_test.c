@@ -713,6 +713,94 @@ static void put_back_random(struct kunit *test)
 	}
 }
 
+/* Never a mark too many: where there is no page, what lies in it stays clean. */
+static void try_mark_no_memory(struct kunit *test)
+{
+	struct blkcbt_map *map = new_map(test, 3 * BITS);
+	unsigned char *model = new_model(test, 3 * BITS);
+
+	KUNIT_EXPECT_TRUE(test, blkcbt_map_try_mark(map, 5, 9));
+	memset(model + 5, 1, 5);
+	harness_page_fail(true);
+	/* where the page is there already it is marked, where it is not it is not */
+	KUNIT_EXPECT_TRUE(test, blkcbt_map_try_mark(map, 20, 20));
+	model[20] = 1;
+	KUNIT_EXPECT_FALSE(test, blkcbt_map_try_mark(map, BITS - 2, BITS + 1));
+	model[BITS - 2] = 1;
+	model[BITS - 1] = 1;
+	/* a whole region takes no page */
+	KUNIT_EXPECT_TRUE(test, blkcbt_map_try_mark(map, 2 * BITS, 3 * BITS - 1));
+	memset(model + 2 * BITS, 1, BITS);
+	harness_page_fail(false);
+	expect_is(test, map, model);
+	KUNIT_EXPECT_EQ(test, atomic64_read(&map->fallbacks), 0);
+	KUNIT_EXPECT_TRUE(test, blkcbt_map_try_mark(map, BITS, BITS + 1));
+	model[BITS] = 1;
+	model[BITS + 1] = 1;
+	expect_is(test, map, model);
+	blkcbt_map_mark_all(map);
+	harness_page_fail(true);
+	KUNIT_EXPECT_TRUE(test, blkcbt_map_try_mark(map, 0, BITS));
+}
+
+/* The first in one and not in the other, from every place, against the model. */
+static void expect_only(struct kunit *test, const struct blkcbt_map *a, const unsigned char *in_a,
+			const struct blkcbt_map *b, const unsigned char *in_b, u64 last)
+{
+	u64 g, want = last + 1;
+
+	for (g = last + 1; g-- > 0; ) {
+		if ((!in_a || in_a[g]) && !in_b[g])
+			want = g;
+		KUNIT_ASSERT_EQ_MSG(test, blkcbt_map_next_only(a, b, g, last), want,
+				    "from %llu to %llu", g, last);
+	}
+}
+
+static void next_only(struct kunit *test)
+{
+	u64 nr = 2 * BITS + 70;
+	unsigned char *in_a = new_model(test, nr), *in_b = new_model(test, nr);
+	unsigned int round, i;
+	u64 g;
+
+	for (round = 0; round < 8; round++) {
+		struct blkcbt_map *a = new_map(test, nr), *b = new_map(test, nr);
+
+		memset(in_a, 0, nr);
+		memset(in_b, 0, nr);
+		for (i = 0; i < round * 4; i++) {
+			g = rnd(test, nr);
+			mark_both(a, in_a, g, any_end(test, g, nr));
+			g = rnd(test, nr);
+			mark_both(b, in_b, g, any_end(test, g, nr));
+		}
+		if (round == 5)
+			mark_both(b, in_b, 0, BITS - 1);
+		if (round == 6)
+			mark_both(a, in_a, BITS, 2 * BITS - 1);
+		expect_only(test, a, in_a, b, in_b, nr - 1);
+		expect_only(test, a, in_a, b, in_b, rnd(test, nr));
+		expect_only(test, NULL, NULL, b, in_b, nr - 1);
+		free_maps(test);
+	}
+}
+
+static void next_only_all(struct kunit *test)
+{
+	struct blkcbt_map *a = new_map(test, 100), *b = new_map(test, 100);
+
+	KUNIT_EXPECT_EQ(test, blkcbt_map_next_only(a, b, 3, 99), 100);
+	KUNIT_EXPECT_EQ(test, blkcbt_map_next_only(NULL, b, 3, 99), 3);
+	blkcbt_map_mark_all(a);
+	KUNIT_EXPECT_EQ(test, blkcbt_map_next_only(a, b, 3, 99), 3);
+	blkcbt_map_mark(b, 3, 98);
+	KUNIT_EXPECT_EQ(test, blkcbt_map_next_only(a, b, 3, 99), 99);
+	blkcbt_map_mark_all(b);
+	KUNIT_EXPECT_EQ(test, blkcbt_map_next_only(a, b, 0, 99), 100);
+	KUNIT_EXPECT_EQ(test, blkcbt_map_next_only(NULL, b, 0, 99), 100);
+}
+
 static struct kunit_case map_cases[] = {
 	KUNIT_CASE_PARAM(size_of_map, size_gen_params),
 	KUNIT_CASE(size_refused),
@@ -734,6 +822,9 @@ static struct kunit_case map_cases[] = {
 	KUNIT_CASE(put_back_no_memory),
 	KUNIT_CASE(put_back_all),
 	KUNIT_CASE(put_back_random),
+	KUNIT_CASE(try_mark_no_memory),
+	KUNIT_CASE(next_only),
+	KUNIT_CASE(next_only_all),
 	{}
 };
 

@@ -6,7 +6,7 @@
 #
 #   get DISK KEY, info KEY       one value of cbtctl's
 #   says TEXT                    the last loading of the module said this in the log
-#   slow_disk DISK               /dev/loop0 on DISK: has requests, and its writes take seconds
+#   slow_disk DISK               /dev/loop0 on DISK: has requests, and its writes can be kept waiting
 #   under_way NAME               a write to it is marked while under way, and again when done
 #   rounds SOURCE TARGET         rounds under load, and a last one without
 #   equal NAME SOURCE TARGET     rounds, then byte for byte; nothing escaped
@@ -26,7 +26,7 @@ clean() {
 }
 
 slow_disk() {
-	echo "0 $(cat "/sys/block/${1#/dev/}/size") delay $1 0 0 $1 0 $((4000 * ${VM_SLOW:-1}))" | dmsetup create slow &&
+	echo "0 $(cat "/sys/block/${1#/dev/}/size") linear $1 0" | dmsetup create slow &&
 		losetup --direct-io=on /dev/loop0 /dev/mapper/slow &&
 		[ "$(cat /sys/block/loop0/loop/dio)" = 1 ]
 }
@@ -40,12 +40,15 @@ writing() {
 under_way() {
 	cbtctl attach /dev/loop0 >/dev/null
 	clean /dev/loop0
+	dmsetup suspend --nolockfs slow
 	dd if=/dev/urandom of=/dev/loop0 bs=4k seek=3 count=1 oflag=direct &
 	_writer=$!
-	ok "$1: a write is marked while it is under way" wait_for 3 dirty_is /dev/loop0 4096
+	ok "$1: a write is under way" wait_for 60 writing
+	is "$1: it is marked" "$(get /dev/loop0 dirty)" 4096
 	clean /dev/loop0
 	ok "$1: it is under way across a cut" writing
 	is "$1: after the cut it is not marked yet" "$(get /dev/loop0 dirty)" 0
+	dmsetup resume slow
 	wait $_writer
 	is "$1: it is marked again when it completes" "$(get /dev/loop0 dirty)" 4096
 	is "$1: it is no escape" "$(get /dev/loop0 escapes)" 0

@@ -252,10 +252,10 @@ struct blkcbt_holds {
 };
 
 #define BLKCBT_DISK_F_BIO_BASED	(1u << 0)	/* dm, md, brd: completion shim */
-#define BLKCBT_DISK_F_GONE	(1u << 1)	/* the disk has been removed */
+#define BLKCBT_DISK_F_GONE	(1u << 1)	/* the disk, or its medium, has been removed */
 #define BLKCBT_DISK_F_RESIZED	(1u << 2)	/* size changed while tracked: detach, attach */
 #define BLKCBT_DISK_F_UNSYNCED	(1u << 3)	/* no epoch committed since it was attached */
-#define BLKCBT_DISK_F_DEGRADED	(1u << 4)	/* an observer of this kind of disk is missing: INFO */
+#define BLKCBT_DISK_F_DEGRADED	(1u << 4)	/* lacks an observer: see INFO */
 
 /**
  * enum blkcbt_event - what a multicast message reports

@@ -46,7 +46,7 @@ mkswap /dev/vda3 >/dev/null
 lvm pvcreate -qq -y /dev/vda2 && lvm vgcreate -qq vg /dev/vda2 && lvm lvcreate -qq -y -Zn -Wn -L 24M -n lv vg && lvm lvcreate -qq -y -Zn -Wn -L 24M -n fs vg
 lvm vgmknodes -qq
 ok "LVM on the disk" test -b /dev/vg/lv || done_testing
-mkfs.ext4 -q /dev/vg/fs && mount /dev/vg/fs /mnt
+mkfs.ext4 -q -E lazy_itable_init=0,lazy_journal_init=0 /dev/vg/fs && mount /dev/vg/fs /mnt
 ok "the module loads" insmod /lib/modules/blkcbt.ko
 ok "attach" cbtctl attach /dev/vda
 ok "first copy" replicate /dev/vda /dev/vdb

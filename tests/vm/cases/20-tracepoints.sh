@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # shellcheck shell=sh disable=SC1091,SC2154
 # What: a tracepoint missing: nothing is lost, what cannot be tracked is refused, and all of it is said.
-# VM: disks=32M,32M,32M,16M modules="dm_mod dm_delay loop sd_mod +scsi_debug" timeout=400 kernels=all
+# VM: disks=32M,32M,32M,16M modules="dm_mod loop sd_mod +scsi_debug" timeout=400 kernels=all
 # VM: tools="fio dmsetup cmp losetup" files="tests/vm/degraded.sh:/lib/degraded.sh"
 . /lib/tap.sh
 . /lib/degraded.sh

@@ -202,12 +202,17 @@ nullb() { echo "$2" >"/sys/kernel/config/nullb/nullb0/$1"; }
 nullb size 32
 nullb memory_backed 1
 nullb discard 1
-nullb badblocks +8192-16383
+nullb badblocks +16384-49151
 nullb power 1
-calm_nullb() { nullb badblocks -8192-16383; }
+calm_nullb() { nullb badblocks -16384-49151; }
 ok "null_blk shows up" wait_for 10 test -b /dev/nullb0
-under "null_blk with bad blocks" /dev/nullb0 calm_nullb /dev/nullb0
-some_errors
+if dd if=/dev/zero of=/dev/nullb0 bs=4k seek=3000 count=1 oflag=direct conv=notrunc; then
+	# 6.1 from 6.1.192 on
+	skip "bad blocks of null_blk have no effect on this kernel"
+else
+	under "null_blk with bad blocks" /dev/nullb0 calm_nullb /dev/nullb0
+	some_errors
+fi
 
 ok "the module unloads" rmmod blkcbt
 done_testing
