@@ -236,6 +236,8 @@ install: all
 	install -D -m 755 -t $(DESTDIR)$(PREFIX)/sbin $(addprefix $(BUILD)/bin/reprotect-,$(DAEMONS))
 	install -D -m 644 -t $(DESTDIR)/lib/systemd/system $(wildcard userspace/*/*.service)
 	install -D -m 600 -t $(DESTDIR)/etc/reprotect $(wildcard userspace/*/*.conf)
+	install -d -m 755 $(DESTDIR)/etc/reprotect/app.d
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/reprotect/app.d $(wildcard userspace/agent/app.d/*)
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man8 $(wildcard docs/man/*.8)
 	install -D -m 644 userspace/cli/reprotect.bash-completion $(DESTDIR)$(PREFIX)/share/bash-completion/completions/reprotect
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/include/linux uapi/linux/blkcbt.h

@@ -158,7 +158,7 @@ check "after a restart the chain goes on, small frames" cmp "$T/m1-root.img" "$(
 # ---- misbehaviour ---------------------------------------------------------------
 for kind in garbage version header-crc bad-crc truncated vanish bad-seq bad-digest bad-attempt no-begin \
 	order hello-garbage hello-json; do
-	peer m1 --disk root:64M --disk data:33M --epochs 1 --image "$T/m1-" --misbehave $kind --timeout 15 >"$T/out" 2>&1
+	peer m1 --disk root:64M --disk data:33M --epochs 1 --image "$T/m1-" --zero-percent 0 --misbehave $kind --timeout 15 >"$T/out" 2>&1
 	case $kind in
 	truncated | vanish) want='' ;;
 	version) want='^error version: ' ;;
@@ -175,6 +175,41 @@ peer m1 --disk root:64M --disk data:33M --epochs 2 --image "$T/m1-" >"$T/out" 2>
 check "and the chain goes on after all that" grep -q 'done' "$T/out"
 peer m1 --disk root:128M --disk data:33M --epochs 1 --initial --timeout 10 >"$T/out" 2>&1
 check "an image file that was created here grows with its source" test "$(stat -c %s "$(target root)")" = 134217728
+
+# ---- tags ---------------------------------------------------------------------------
+fresh
+start
+points() { control '{"command":"status"}' | jq -c '.machines[0].points | '"$1"; }
+# points_are NAME CONSISTENCY EPOCH NAME-OF-LAST-CRASH NAME-OF-LAST-APP
+points_are() {
+	points '[.consistency, .consistent_epoch, .last_crash.name, .last_app.name]' >"$T/out"
+	says "$1" "^\\[\"$2\",$3,$4,$5\\]\$" "$T/out"
+}
+tagged() { peer t1 --disk root:8M --epoch-bytes 1M --image "$T/t1-" --epochs 1 "$@" >"$T/out" 2>&1; }
+tagged --initial
+points_are "nothing is promised during the initial sync" syncing 0 null null
+tagged
+points_are "nor until a consistent epoch has come" syncing 0 null null
+tagged --tag crash:first
+points_are "a tag is recorded with its epoch" consistent 3 '"first"' null
+tagged --tag app:nightly
+points_are "an app tag beside it" consistent 4 '"first"' '"nightly"'
+says "with what its scripts said" '"output":"said"' <(points .last_app)
+murder; start
+points_are "kill -9 keeps them" consistent 4 '"first"' '"nightly"'
+tagged --fuzzy
+points_are "a fuzzy epoch after it: not consistent since" not-consistent 4 '"first"' '"nightly"'
+for kind in tag-unclaimed tag-twice tag-early; do
+	tagged --tag crash:bad --misbehave $kind --timeout 15
+	says "misbehaving peer: $kind" '^error bad-frame: .*remedy: ' "$T/out"
+done
+tagged --tag-json '{"kind":"wish"}' --timeout 5
+says "a tag that makes no sense is refused" '^error bad-frame: .*TAG: its kind is neither' "$T/out"
+tagged --fuzzy --consistent --timeout 5
+says "an epoch that began as fuzzy cannot end as consistent" '^error bad-frame: .*began as fuzzy' "$T/out"
+points_are "and nothing of that is recorded" not-consistent 4 '"first"' '"nightly"'
+tagged --tag crash:again
+points_are "the next consistent epoch makes it whole" consistent '[0-9]+' '"again"' '"nightly"'
 
 # ---- two connections, two engines ----------------------------------------------------
 fresh

@@ -48,6 +48,11 @@ static void put(uint64_t number, const uint8_t *data, size_t bytes, unsigned dre
 			f.payload_bytes = (uint32_t)f.length;
 		if (f.type == WIRE_VERIFY)
 			f.payload_bytes = 16;
+		if (f.type == WIRE_TAG) {
+			f.payload_bytes = 2;
+			f.disk = 0;
+			f.offset = f.length = 0;
+		}
 		f.payload_crc = f.payload_bytes ? wire_crc(payload, f.payload_bytes) : 0;
 		if (data[7] == 0xff)
 			f.payload_crc ^= 1;

@@ -3,7 +3,7 @@
  * apply and what it stands on (writer, verify, pool, state), on an image file, without a
  * network: frames in, acknowledgements and faults out, content compared with a model.
  *
- * LINK: userspace/master-target/apply.c userspace/master-target/writer.c userspace/master-target/verify.c userspace/master-target/pool.c userspace/master-target/state.c userspace/master-target/fault.c
+ * LINK: userspace/master-target/apply.c userspace/master-target/tags.c userspace/master-target/writer.c userspace/master-target/verify.c userspace/master-target/pool.c userspace/master-target/state.c userspace/master-target/fault.c
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -180,7 +180,7 @@ static void send(struct rig *rig, struct wire_frame frame, void *payload)
 	frame.epoch = rig->epoch;
 	frame.attempt = rig->attempt;
 	frame.seq = rig->seq++;
-	if (frame.type == WIRE_DATA || frame.type == WIRE_ZERO || frame.type == WIRE_VERIFY)
+	if (wire_in_digest(frame.type))
 		rig->digest = wire_digest_add(rig->digest, &frame);
 	if (frame.type == WIRE_DATA || frame.type == WIRE_ZERO)
 		rig->bytes += frame.length;
@@ -230,6 +230,34 @@ static void verify_range(struct rig *rig, uint64_t offset, uint64_t bytes, bool 
 static void end(struct rig *rig)
 {
 	send(rig, (struct wire_frame){ .type = WIRE_END, .offset = rig->digest, .length = rig->bytes }, NULL);
+	run_until_quiet(rig);
+}
+
+/* TAG with @text as its payload; NULL: a good one of @kind. */
+static void tag(struct rig *rig, const char *kind, const char *text)
+{
+	struct wire_frame frame = { .type = WIRE_TAG };
+	char good[256];
+	void *payload;
+
+	snprintf(good, sizeof(good),
+		 "{\"kind\": \"%s\", \"name\": \"n%llu\", \"time\": \"2024-01-01T00:00:00.000Z\", "
+		 "\"epoch\": %llu, \"scripts\": [{\"path\": \"/s\", \"output\": \"long\"}]}",
+		 kind, (unsigned long long)rig->epoch, (unsigned long long)rig->epoch);
+	if (!text)
+		text = good;
+	payload = buffer(rig, strlen(text));
+	memcpy(payload, text, strlen(text));
+	frame.payload_bytes = (uint32_t)strlen(text);
+	frame.payload_crc = wire_crc(text, strlen(text));
+	send(rig, frame, payload);
+}
+
+static void end_as(struct rig *rig, uint32_t flags)
+{
+	send(rig,
+	     (struct wire_frame){ .type = WIRE_END, .offset = rig->digest, .length = rig->bytes, .flags = flags },
+	     NULL);
 	run_until_quiet(rig);
 }
 
@@ -371,6 +399,170 @@ static void test_resumes(void **user)
 	end(rig);
 	assert_applied(rig, 1);
 	assert_int_equal(rig->state.status, STATE_INITIAL);
+}
+
+/* What the state file says, not what is in memory. */
+static void assert_points(struct rig *rig, const char *consistency, uint64_t epoch, const char *crash,
+			  const char *app, size_t listed)
+{
+	char error[256];
+	struct state state;
+	const struct tags *tags = &state.tags;
+
+	assert_int_equal(state_load(&state, rig->dir, "machine-1", error, sizeof(error)), 0);
+	assert_string_equal(tags_consistency(tags, state.last_applied), consistency);
+	assert_int_equal(tags->consistent_epoch, epoch);
+	assert_int_equal(tags->crash != NULL, crash != NULL);
+	if (crash)
+		assert_string_equal(json_string_value(json_object_get(tags->crash, "name")), crash);
+	assert_int_equal(tags->app != NULL, app != NULL);
+	if (app)
+		assert_string_equal(json_string_value(json_object_get(tags->app, "name")), app);
+	assert_int_equal(json_array_size(tags->list), listed);
+	state_clear(&state);
+}
+
+static void test_tags_are_recorded_with_the_epoch(void **user)
+{
+	struct rig *rig = *user;
+
+	begin(rig, 1, 0, WIRE_EPOCH_INITIAL | WIRE_EPOCH_FUZZY);
+	data(rig, 0, 4096, 1);
+	end(rig);
+	assert_points(rig, "syncing", 0, NULL, NULL, 0);
+	begin(rig, 2, 1, WIRE_EPOCH_FUZZY);
+	end(rig);
+	assert_points(rig, "syncing", 0, NULL, NULL, 0);
+	begin(rig, 3, 2, 0);
+	data(rig, 0, 4096, 3);
+	tag(rig, "crash", NULL);
+	end_as(rig, WIRE_END_CONSISTENT);
+	assert_applied(rig, 3);
+	assert_points(rig, "consistent", 3, "n3", NULL, 1);
+	begin(rig, 4, 3, 0);
+	tag(rig, "app", NULL);
+	end_as(rig, WIRE_END_CONSISTENT);
+	assert_points(rig, "consistent", 4, "n3", "n4", 2);
+	begin(rig, 5, 4, 0); /* meant to be consistent, and was not in the end */
+	data(rig, 0, 4096, 4);
+	end(rig);
+	assert_points(rig, "not-consistent", 4, "n3", "n4", 2);
+	begin(rig, 6, 5, 0); /* without a tag it is consistent all the same */
+	end_as(rig, WIRE_END_CONSISTENT);
+	assert_points(rig, "consistent", 6, "n3", "n4", 2);
+	begin(rig, 7, 6, WIRE_EPOCH_INITIAL); /* a resync */
+	end(rig);
+	assert_points(rig, "syncing", 6, "n3", "n4", 2);
+	begin(rig, 8, 7, 0);
+	tag(rig, "crash", NULL);
+	end_as(rig, WIRE_END_CONSISTENT);
+	assert_points(rig, "consistent", 8, "n8", "n4", 3);
+	begin(rig, 9, 0, WIRE_EPOCH_INITIAL); /* a new chain: nothing of before holds */
+	assert_points(rig, "syncing", 0, NULL, NULL, 0);
+	end(rig);
+	assert_int_equal(rig->faults, 0);
+}
+
+static void test_tag_survives_a_crash_before_end(void **user)
+{
+	struct rig *rig = *user;
+
+	begin(rig, 1, 0, 0);
+	data(rig, 0, 65536, 1);
+	tag(rig, "app", NULL);
+	checkpoint(rig);
+	restart(rig);
+	end_as(rig, WIRE_END_CONSISTENT);
+	assert_applied(rig, 1);
+	assert_points(rig, "consistent", 1, NULL, "n1", 1);
+}
+
+static void test_tags_are_bounded(void **user)
+{
+	struct rig *rig = *user;
+	json_t *first;
+
+	for (uint64_t epoch = 1; epoch <= TAGS_MAX + 3; epoch++) {
+		begin(rig, epoch, epoch - 1, 0);
+		tag(rig, "crash", NULL);
+		end_as(rig, WIRE_END_CONSISTENT);
+	}
+	assert_points(rig, "consistent", TAGS_MAX + 3, "n67", NULL, TAGS_MAX);
+	first = json_array_get(rig->state.tags.list, 0);
+	assert_int_equal(json_integer_value(json_object_get(first, "epoch")), 4);
+	/* Output of scripts only where it is the last. */
+	first = json_array_get(json_object_get(first, "scripts"), 0);
+	assert_null(json_object_get(first, "output"));
+	first = json_array_get(json_object_get(rig->state.tags.crash, "scripts"), 0);
+	assert_non_null(json_object_get(first, "output"));
+}
+
+static void test_tag_without_claim(void **user)
+{
+	struct rig *rig = *user;
+
+	begin(rig, 1, 0, 0);
+	tag(rig, "crash", NULL);
+	end(rig);
+	assert_fault(rig, "bad-frame", "does not end as consistent");
+	assert_null(rig->state.tags.crash);
+}
+
+static void test_fuzzy_cannot_claim(void **user)
+{
+	struct rig *rig = *user;
+
+	begin(rig, 1, 0, WIRE_EPOCH_FUZZY);
+	end_as(rig, WIRE_END_CONSISTENT);
+	assert_fault(rig, "bad-frame", "began as fuzzy");
+	assert_int_equal(rig->state.last_applied, 0);
+}
+
+static void test_tag_in_fuzzy(void **user)
+{
+	struct rig *rig = *user;
+
+	begin(rig, 1, 0, WIRE_EPOCH_FUZZY);
+	tag(rig, "crash", NULL);
+	assert_fault(rig, "bad-frame", "TAG in a fuzzy epoch");
+}
+
+static void test_second_tag(void **user)
+{
+	struct rig *rig = *user;
+
+	begin(rig, 1, 0, 0);
+	tag(rig, "crash", NULL);
+	tag(rig, "crash", NULL);
+	assert_fault(rig, "bad-frame", "a second TAG");
+}
+
+static void test_data_after_tag(void **user)
+{
+	struct rig *rig = *user;
+
+	begin(rig, 1, 0, 0);
+	tag(rig, "crash", NULL);
+	data(rig, 0, 4096, 1);
+	assert_fault(rig, "bad-frame", "DATA after TAG");
+}
+
+static void test_tag_of_another_epoch(void **user)
+{
+	struct rig *rig = *user;
+
+	begin(rig, 5, 0, 0);
+	tag(rig, "crash", "{\"kind\":\"app\",\"name\":\"x\",\"time\":\"t\",\"epoch\":4}");
+	assert_fault(rig, "bad-frame", "names another epoch");
+}
+
+static void test_tag_garbage(void **user)
+{
+	struct rig *rig = *user;
+
+	begin(rig, 5, 0, 0);
+	tag(rig, "crash", "{\"kind\":");
+	assert_fault(rig, "bad-frame", "JSON cannot be read");
 }
 
 static void test_begin_ends_position(void **user)
@@ -689,6 +881,16 @@ int main(void)
 		TEST(test_overlap_512),
 		TEST(test_overlap_4096),
 		TEST(test_resumes),
+		TEST(test_tags_are_recorded_with_the_epoch),
+		TEST(test_tag_survives_a_crash_before_end),
+		TEST(test_tags_are_bounded),
+		TEST(test_tag_without_claim),
+		TEST(test_fuzzy_cannot_claim),
+		TEST(test_tag_in_fuzzy),
+		TEST(test_second_tag),
+		TEST(test_data_after_tag),
+		TEST(test_tag_of_another_epoch),
+		TEST(test_tag_garbage),
 		TEST(test_begin_ends_position),
 		TEST(test_again_is_harmless),
 		TEST(test_skipped_epoch),

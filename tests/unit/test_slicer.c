@@ -226,6 +226,103 @@ static void a_turn_covers_everything_once(void **state)
 	}
 }
 
+static void add(struct slice *slice, uint32_t disk, uint64_t from, uint64_t to)
+{
+	if (!slice->extents)
+		slice->extents = malloc(64 * sizeof(*slice->extents));
+	slice->extents[slice->count++] = (struct slice_extent){ disk, from * G, (to - from) * G };
+	slice->room = 64;
+	slice->bytes += (to - from) * G;
+}
+
+static void is_at(const struct slice *slice, size_t at, uint32_t disk, uint64_t from, uint64_t to)
+{
+	assert_true(at < slice->count);
+	assert_int_equal(slice->extents[at].disk, disk);
+	assert_int_equal(slice->extents[at].offset_bytes, from * G);
+	assert_int_equal(slice->extents[at].length_bytes, (to - from) * G);
+}
+
+static void what_was_written_before_comes_first(void **state)
+{
+	struct slice slice = { 0 }, before = { 0 };
+
+	(void)state;
+	add(&slice, 0, 0, 10);
+	add(&slice, 0, 20, 24);
+	add(&slice, 1, 0, 4);
+	add(&slice, 1, 50, 60);
+	/* as it was read: hot first, so not in order */
+	add(&before, 1, 55, 99);
+	add(&before, 0, 2, 4);
+	add(&before, 0, 6, 7);
+	add(&before, 0, 22, 30);
+	assert_int_equal(slicer_hot_first(&slice, &before), (2 + 1 + 2 + 5) * G);
+	assert_int_equal(slice.count, 10);
+	assert_int_equal(slice.bytes, 28 * G);
+	is_at(&slice, 0, 0, 2, 4);
+	is_at(&slice, 1, 0, 6, 7);
+	is_at(&slice, 2, 0, 22, 24);
+	is_at(&slice, 3, 1, 55, 60);
+	is_at(&slice, 4, 0, 0, 2);
+	is_at(&slice, 5, 0, 4, 6);
+	is_at(&slice, 6, 0, 7, 10);
+	is_at(&slice, 7, 0, 20, 22);
+	is_at(&slice, 8, 1, 0, 4);
+	is_at(&slice, 9, 1, 50, 55);
+	slice_free(&slice);
+	slice_free(&before);
+}
+
+/* Whatever the two hold: every granule once, as before; hot ones in front. */
+static void hot_first_keeps_every_granule(void **state)
+{
+	(void)state;
+	srandom(7);
+	for (int round = 0; round < 300; round++) {
+		struct slice slice = { 0 }, before = { 0 };
+		uint8_t now[2][200] = { 0 }, then[2][200] = { 0 }, seen[2][200] = { 0 };
+		uint64_t hot, bytes = 0;
+
+		for (uint32_t disk = 0; disk < 2; disk++)
+			for (uint64_t at = (uint64_t)random() % 9; at < 190;) {
+				uint64_t length = (uint64_t)random() % 9 + 1;
+
+				if (random() % 2) {
+					add(&slice, disk, at, at + length);
+					memset(now[disk] + at, 1, length);
+				}
+				at += length + 1 + (uint64_t)random() % 9;
+			}
+		for (uint32_t disk = 0; disk < 2; disk++)
+			for (uint64_t at = (uint64_t)random() % 9; at < 190;) {
+				uint64_t length = (uint64_t)random() % 9 + 1;
+
+				if (random() % 2) {
+					add(&before, disk, at, at + length);
+					memset(then[disk] + at, 1, length);
+				}
+				at += length + 1 + (uint64_t)random() % 9;
+			}
+		hot = slicer_hot_first(&slice, &before);
+		for (size_t i = 0; i < slice.count; i++) {
+			const struct slice_extent *e = &slice.extents[i];
+
+			for (uint64_t g = e->offset_bytes / G; g < (e->offset_bytes + e->length_bytes) / G; g++) {
+				assert_int_equal(seen[e->disk][g], 0);
+				seen[e->disk][g] = 1;
+				if (slice.count && before.count)
+					assert_int_equal(then[e->disk][g], bytes < hot);
+				bytes += G;
+			}
+		}
+		assert_memory_equal(seen, now, sizeof(seen));
+		assert_int_equal(bytes, slice.bytes);
+		slice_free(&slice);
+		slice_free(&before);
+	}
+}
+
 static void zeros_are_found(void **state)
 {
 	static uint8_t data[1024 * 1024];
@@ -261,6 +358,8 @@ int main(void)
 		cmocka_unit_test(only_unreadable_takes_nothing),
 		cmocka_unit_test(errors_come_through),
 		cmocka_unit_test(a_turn_covers_everything_once),
+		cmocka_unit_test(what_was_written_before_comes_first),
+		cmocka_unit_test(hot_first_keeps_every_granule),
 		cmocka_unit_test(zeros_are_found),
 	};
 

@@ -47,7 +47,7 @@ static void crc_is_crc32c(void **state)
 static void header_bytes_are_fixed(void **state)
 {
 	static const uint8_t expected[28] = {
-		'R', 'P', 'T', '1', 1, 0, 4, 0, 4, 3, 2, 1, 0, 0x10, 0, 0,
+		'R', 'P', 'T', '1', 2, 0, 4, 0, 4, 3, 2, 1, 0, 0x10, 0, 0,
 		0x44, 0x33, 0x22, 0x11, 3, 0, 0, 0, 9, 0, 0, 0,
 	};
 	uint8_t header[WIRE_HEADER_BYTES], crc_zero[WIRE_HEADER_BYTES];
@@ -146,6 +146,12 @@ static void nonsense_is_refused(void **state)
 		frame.length = WIRE_VERIFY_BYTES_MAX + 512);
 	REFUSED(frame.type = WIRE_BEGIN; frame.payload_bytes = 0; frame.payload_crc = 0);
 	REFUSED(frame.type = WIRE_PING; frame.payload_bytes = 1);
+	REFUSED(frame.type = WIRE_TAG; frame.offset = frame.length = 0); /* of a disk */
+	REFUSED(frame.type = WIRE_TAG; frame.disk = 0; frame.length = 0);
+	REFUSED(frame.type = WIRE_TAG; frame.disk = 0; frame.offset = 0);
+	REFUSED(frame.type = WIRE_TAG; frame.disk = 0; frame.offset = frame.length = 0; frame.seq = 0);
+	REFUSED(frame.type = WIRE_TAG; frame.disk = 0; frame.offset = frame.length = 0;
+		frame.payload_bytes = WIRE_TAG_MAX + 1);
 	REFUSED(frame.type = WIRE_HELLO; frame.payload_bytes = 0; frame.payload_crc = 0);
 	REFUSED(frame.type = WIRE_HELLO; frame.payload_bytes = WIRE_JSON_MAX + 1);
 }
@@ -162,6 +168,8 @@ static void sense_is_accepted(void **state)
 		 frame.seq = 0; frame.offset = 7; frame.length = 13);
 	ACCEPTED(frame.type = WIRE_END; frame.payload_bytes = 0; frame.payload_crc = 0;
 		 frame.offset = UINT64_MAX; frame.length = 0);
+	ACCEPTED(frame.type = WIRE_TAG; frame.disk = 0; frame.offset = frame.length = 0;
+		 frame.payload_bytes = WIRE_TAG_MAX);
 	ACCEPTED(frame.type = WIRE_ACK; frame.payload_bytes = 0; frame.payload_crc = 0);
 	ACCEPTED(frame.type = WIRE_ACK; frame.payload_bytes = 30);
 }
@@ -180,6 +188,15 @@ static void digest_counts_every_frame_in_any_order(void **state)
 	assert_true(ab != wire_digest_add(ab, &a));
 	b.payload_crc ^= 1;
 	assert_true(ab != wire_digest_add(wire_digest_add(0, &a), &b));
+}
+
+/* A tag that is lost or changed has to be noticed like data. */
+static void digest_covers_what_an_epoch_says(void **state)
+{
+	(void)state;
+	for (unsigned type = 0; type <= WIRE_TYPE_MAX + 1; type++)
+		assert_int_equal(wire_in_digest(type), type == WIRE_DATA || type == WIRE_ZERO ||
+							       type == WIRE_VERIFY || type == WIRE_TAG);
 }
 
 static void zeros_are_found(void **state)
@@ -229,6 +246,7 @@ static void types_have_names(void **state)
 	(void)state;
 	assert_string_equal(wire_type_name(WIRE_DATA), "DATA");
 	assert_string_equal(wire_type_name(WIRE_PONG), "PONG");
+	assert_string_equal(wire_type_name(WIRE_TAG), "TAG");
 	assert_string_equal(wire_type_name(0), "?");
 	assert_string_equal(wire_type_name(99), "?");
 }
@@ -243,6 +261,7 @@ int main(void)
 		cmocka_unit_test(nonsense_is_refused),
 		cmocka_unit_test(sense_is_accepted),
 		cmocka_unit_test(digest_counts_every_frame_in_any_order),
+		cmocka_unit_test(digest_covers_what_an_epoch_says),
 		cmocka_unit_test(zeros_are_found),
 		cmocka_unit_test(hash_of_pieces_is_hash_of_the_whole),
 		cmocka_unit_test(types_have_names),

@@ -10,16 +10,20 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/mman.h>
 #include <systemd/sd-daemon.h>
 #include <time.h>
 
 #include "link.h"
 #include "log.h"
 #include "ship.h"
+#include "snapshot.h"
+#include "tag.h"
 #include "util.h"
 
 #define TICK_MS 1000u
 #define TRACKER_RETRY_MS 10000u
+#define MODULE_MS 10000u
 
 void agent_problem_set(struct agent_problem *problem, const char *remedy, const char *format, ...)
 {
@@ -77,6 +81,34 @@ void agent_schedule(struct agent *agent, uint64_t ms)
 	agent->next_cut_ms = at;
 	sd_event_source_set_time_relative(agent->cut_timer, ms * 1000);
 	sd_event_source_set_enabled(agent->cut_timer, SD_EVENT_ONESHOT);
+}
+
+void agent_module(struct agent *agent)
+{
+	if (!agent->tracker)
+		return;
+	agent->module_ms = util_now_ms();
+	if (agent->tracker_ops->info(agent->tracker, &agent->module))
+		log_debug("no answer from the kernel module: %s", agent->tracker_ops->error(agent->tracker));
+	else if (agent->module.gate_mode != BLKCBT_GATE_AUDIT_ONLY)
+		agent->no_gate[0] = '\0'; /* what was refused may be possible again */
+}
+
+void agent_hold_writes(struct agent *agent)
+{
+	if (mlockall(MCL_CURRENT) < 0)
+		log_warning("cannot lock memory: %s (LimitMEMLOCK in the unit)", strerror(errno));
+	log_hold();
+	agent->frozen = true;
+}
+
+void agent_allow_writes(struct agent *agent)
+{
+	agent->frozen = false;
+	munlockall();
+	log_flush();
+	if (agent->state_dirty)
+		state_save(agent);
 }
 
 void agent_group_changed(struct agent *agent)
@@ -153,6 +185,10 @@ static void on_event(uint32_t what, const struct cbt_disk *info, void *user)
 			agent_group_changed(agent);
 		}
 		break;
+	case BLKCBT_EVENT_DOWNGRADED:
+		log_debug("disk %s: the open epoch became fuzzy: %s", name,
+			  info ? info->downgrade_reason : "?");
+		break;
 	default:
 		break;
 	}
@@ -192,6 +228,7 @@ static void tracker_try(struct agent *agent, uint64_t now)
 	}
 	agent_problem_clear(&agent->tracker_problem);
 	memset(&agent->module, 0, sizeof(agent->module));
+	agent->no_gate[0] = '\0';
 	ops->info(agent->tracker, &agent->module);
 	log_info("change tracking: %s %s", ops->name, agent->module.version);
 	if (agent->module.gate_mode != BLKCBT_GATE_FULL)
@@ -236,6 +273,8 @@ static int on_tick(sd_event_source *source, uint64_t usec, void *user)
 	sd_event_source_set_time_relative(source, TICK_MS * 1000);
 	sd_event_source_set_enabled(source, SD_EVENT_ONESHOT);
 	tracker_try(agent, now);
+	if (now - agent->module_ms >= MODULE_MS)
+		agent_module(agent);
 	if (agent->tracker && !agent->released) {
 		bool changed = disks_refresh(agent);
 
@@ -248,6 +287,9 @@ static int on_tick(sd_event_source *source, uint64_t usec, void *user)
 	}
 	epoch_tick(agent, now);
 	failback_tick(agent, now);
+	tag_tick(agent, now);
+	if (agent->snapshot && agent->epoch.phase == EPOCH_NONE)
+		snapshot_step(agent);
 	rates(agent, now);
 	if (agent->epoch.phase == EPOCH_NONE && agent_dirty_bytes(agent) >= agent->slice_bytes)
 		agent_schedule(agent, 0);

@@ -7,9 +7,12 @@
  *	disks.c    the group of disks: attach, detach, open, find leftovers
  *	state.c    what is remembered across restarts
  *	link.c     the connection to the process server
- *	epoch.c    one epoch from cut to commit or abort
+ *	epoch.c    one epoch from cut to commit or abort; points.c whether it is consistent
  *	ship.c     reads the blocks of an epoch and sends them
- *	failback.c the planned failback; freeze.c and mounts.c its filesystems
+ *	tag.c      application tags; scripts.c and child.c what they run
+ *	failback.c the planned failback
+ *	freeze.c   filesystems of both, and mounts.c which they are
+ *	snapshot.c a disk as it was, to look at
  *	commands.c the control socket; status.c what it shows
  *
  * One thread. Everything runs from the event loop.
@@ -36,6 +39,8 @@
 struct link;
 struct ship;
 struct failback;
+struct tag_job;
+struct snapshot;
 struct ship_hooks;
 
 /**
@@ -57,6 +62,7 @@ struct agent_problem {
  * @pass_skipped: the pass under way left out unreadable granules
  * @cover: what the open epoch holds of it
  * @passed: committing the open epoch completes a pass over the disk
+ * @image: what the open consistent epoch is read from, or NULL
  * @pass_ms, @covered_ms: cut times: of the epoch that began the pass under way, and of the state
  *	that the completed passes brought to the other side (0: none yet)
  * @next_pass_ms, @next_covered_ms: the same once the open epoch is committed
@@ -74,6 +80,7 @@ struct agent_disk {
 	uint64_t cursor_bytes;
 	bool pass_skipped;
 	struct slice_cover cover;
+	struct tracker_image *image;
 	bool passed;
 	uint64_t pass_ms, covered_ms, next_pass_ms, next_covered_ms;
 	uint64_t bad_bytes[AGENT_BAD_MAX];
@@ -105,11 +112,44 @@ struct agent_epoch {
 	uint64_t deadline_ms;
 	struct slice slice;
 	bool whole; /* all that was dirty at the cut is in it */
+	uint32_t mode;		 /* enum blkcbt_epoch_mode: what it is read as */
+	bool exact;		 /* read to its end, and consistent */
+	char why[AGENT_TEXT_BYTES]; /* it is fuzzy */
+	const char *remedy;
+	uint64_t cut_wall_ms, hold_ns, hot_bytes;
+	char tag[80]; /* name of its tag, when it has one */
+	bool tag_app;
 	uint64_t synced_ms; /* once it is applied, all that was dirty at this cut is: 0 never */
 };
 
+/* An epoch that is sent and not known to be applied, and what its application brings. */
 struct agent_applied {
-	uint64_t epoch, synced_ms;
+	uint64_t epoch, synced_ms, cut_wall_ms;
+	char tag[80];
+	bool app;
+};
+
+/* The last tag of its kind that is applied; @epoch 0: none since the start. */
+struct agent_tag {
+	uint64_t epoch, cut_wall_ms;
+	char name[80];
+};
+
+/**
+ * struct agent_points - what the epochs were, for points.c and status.c
+ * @epoch, @exact, @why, @remedy, @hold_ns, @hot_bytes: of the last epoch that was sent
+ * @since_ms: wall clock, when @exact or the reason last changed
+ * @acked_epoch: last epoch that downstream holds and that was exact
+ */
+struct agent_points {
+	uint64_t epoch;
+	bool exact;
+	char why[AGENT_TEXT_BYTES];
+	const char *remedy;
+	uint64_t hold_ns, hot_bytes, since_ms;
+	uint64_t consistent_count, fuzzy_count, downgrades;
+	uint64_t acked_epoch;
+	struct agent_tag crash, app;
 };
 
 /**
@@ -128,6 +168,7 @@ struct agent {
 	struct agent_problem tracker_problem;
 	uint64_t tracker_retry_ms;
 	struct cbt_info module;
+	uint64_t module_ms; /* when it was asked */
 	char machine[40];
 	char host[256];
 	struct control *control;
@@ -135,11 +176,17 @@ struct agent {
 	struct link *link;
 	struct ship *ship;
 	struct failback *failback;
+	struct tag_job *tag;
+	struct snapshot *snapshot;
+	uint64_t next_app_ms; /* CLOCK_BOOTTIME; 0: not planned */
 
 	struct agent_disk *disks; /* AGENT_DISKS_MAX */
 	size_t disk_count;
 
 	struct agent_epoch epoch;
+	struct agent_points points;
+	struct slice before;	    /* the epoch before the open one: what is likely to be written again */
+	char no_gate[128];	    /* a consistent cut was refused for that reason */
 	uint64_t slice_bytes;	    /* now; between the minimum and the configured */
 	uint64_t last_number;	    /* highest epoch number used or seen */
 	uint64_t chain;		    /* last epoch that downstream holds whole */
@@ -168,8 +215,14 @@ int agent_run(struct agent *agent);
 void agent_problem_set(struct agent_problem *problem, const char *remedy, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
 void agent_problem_clear(struct agent_problem *problem);
+/** agent_module - ask the tracker what it can do, and how long it held writers */
+void agent_module(struct agent *agent);
 /** agent_schedule - cut in @ms from now at the latest */
 void agent_schedule(struct agent *agent, uint64_t ms);
+/** agent_hold_writes - filesystems are about to be frozen: write nothing to disk, keep messages in memory */
+void agent_hold_writes(struct agent *agent);
+/** agent_allow_writes - they are thawed: write what was put off */
+void agent_allow_writes(struct agent *agent);
 /** agent_group_changed - the set of disks is another: abort, say HELLO again */
 void agent_group_changed(struct agent *agent);
 /** agent_resync - mark all of every disk dirty; @why is logged */
@@ -204,6 +257,15 @@ int state_failback_set(struct agent *agent, enum state_failback failback);
 /* epoch.c */
 /** epoch_cut - begin an epoch now if that is possible */
 void epoch_cut(struct agent *agent);
+/** epoch_limit_bytes - most that fits into one epoch */
+uint64_t epoch_limit_bytes(const struct agent *agent);
+/** epoch_possible - nothing is on its way, and nothing keeps an epoch from beginning */
+bool epoch_possible(const struct agent *agent);
+/** epoch_cut_frozen - cut at once, for a tag: 0, the epoch is consistent so far; epoch_go() sends it */
+int epoch_cut_frozen(struct agent *agent);
+void epoch_go(struct agent *agent);
+/** epoch_number - a number that was never used */
+uint64_t epoch_number(struct agent *agent);
 /** epoch_verify - begin the final epoch, that compares the whole of every disk. 0 or negative errno. */
 int epoch_verify(struct agent *agent);
 void epoch_fail(struct agent *agent, const char *remedy, const char *format, ...)

@@ -8,12 +8,16 @@
  *	detach {device | name, force}           stop replicating it, and remember that
  *	failback {timeout_ms, verify, thaw}     start the job
  *	failback-status, stop-failback, resume
+ *	tag {kind, name, timeout_ms}            start a tag; tag-status to follow it
+ *	snapshot {device}, snapshot-release {device}, snapshot-status
  */
 #include <errno.h>
 #include <string.h>
 
 #include "agent.h"
 #include "control.h"
+#include "snapshot.h"
+#include "tag.h"
 #include "util.h"
 
 #define FAILBACK_TIMEOUT_MS (2ull * 3600 * 1000)
@@ -105,6 +109,37 @@ static json_t *command_failback(struct agent *agent, const json_t *request)
 	return json_pack("{s:b}", "ok", 1);
 }
 
+static json_t *command_tag(struct agent *agent, const json_t *request)
+{
+	const char *kind = text_of(request, "kind"), *name = text_of(request, "name");
+	json_int_t timeout = json_integer_value(json_object_get(request, "timeout_ms"));
+	struct agent_problem problem = { 0 };
+
+	if (!kind || (strcmp(kind, "app") && strcmp(kind, "crash")))
+		return control_error("use crash or app", "tag: its kind is missing");
+	if (timeout < 0)
+		return control_error("give a time above 0", "tag: timeout is negative");
+	if (tag_start(agent, !strcmp(kind, "app"), name, (uint64_t)timeout, &problem))
+		return problem_answer(&problem);
+	return json_pack("{s:b, s:o}", "ok", 1, "tags", tag_json(agent));
+}
+
+static json_t *command_snapshot(struct agent *agent, const json_t *request, bool release)
+{
+	const char *which = text_of(request, "device");
+	struct agent_problem problem = { 0 };
+
+	if (!which)
+		return control_error("name a disk as reprotect disk list shows it", "snapshot: no disk given");
+	if (!agent->tracker)
+		return control_error(agent->tracker_problem.remedy, "disk %s: no snapshot: %s", which,
+				     agent->tracker_problem.text[0] ? agent->tracker_problem.text :
+								      "change tracking is starting");
+	if (release ? snapshot_release(agent, which, &problem) : snapshot_start(agent, which, &problem))
+		return problem_answer(&problem);
+	return json_pack("{s:b, s:o}", "ok", 1, "snapshot", snapshot_json(agent));
+}
+
 json_t *commands_handle(const char *command, const json_t *request, void *user)
 {
 	struct agent *agent = user;
@@ -132,6 +167,14 @@ json_t *commands_handle(const char *command, const json_t *request, void *user)
 			return problem_answer(&problem);
 		return json_pack("{s:b}", "ok", 1);
 	}
+	if (!strcmp(command, "tag"))
+		return command_tag(agent, request);
+	if (!strcmp(command, "tag-status"))
+		return json_pack("{s:b, s:o}", "ok", 1, "tags", tag_json(agent));
+	if (!strcmp(command, "snapshot") || !strcmp(command, "snapshot-release"))
+		return command_snapshot(agent, request, !strcmp(command, "snapshot-release"));
+	if (!strcmp(command, "snapshot-status"))
+		return json_pack("{s:b, s:o}", "ok", 1, "snapshot", snapshot_json(agent));
 	return control_error("the agent and the command line are of different versions?",
 			     "unknown command \"%s\"", command);
 }

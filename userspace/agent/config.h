@@ -5,6 +5,7 @@
 #ifndef REPROTECT_AGENT_CONFIG_H
 #define REPROTECT_AGENT_CONFIG_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -28,6 +29,12 @@ struct config {
 	char *control;
 	char *module; /* NULL: looked up */
 	uint64_t interval_ms;
+	bool consistent;
+	uint64_t preserve_budget;
+	uint64_t app_tag_interval_ms; /* 0: none by schedule */
+	char *app_dir;
+	uint64_t script_timeout_ms, freeze_timeout_ms;
+	char *freeze_skip; /* NULL, or mount points between spaces */
 	uint64_t ack_timeout_ms;
 	uint64_t slice_bytes;
 	uint64_t granule_bytes;

@@ -15,7 +15,10 @@
 #include "agent.h"
 #include "link.h"
 #include "log.h"
+#include "points.h"
 #include "ship.h"
+#include "snapshot.h"
+#include "tag.h"
 #include "util.h"
 
 #define READ_STALL_MS 60000u
@@ -55,9 +58,13 @@ static void kernel_abort(struct agent *agent)
 
 static void epoch_close(struct agent *agent)
 {
-	slice_free(&agent->epoch.slice);
+	slice_free(&agent->before);
+	agent->before = agent->epoch.slice;
+	agent->epoch.slice = (struct slice){ 0 };
 	agent->epoch.flags = 0;
 	agent->epoch.phase = ship_is_idle(agent->ship) ? EPOCH_NONE : EPOCH_DRAINING;
+	if (agent->epoch.phase == EPOCH_NONE)
+		points_close(agent);
 }
 
 /* Stop what is under way and put it back. */
@@ -94,13 +101,18 @@ void epoch_fail(struct agent *agent, const char *remedy, const char *format, ...
 		agent_problem_set(&agent->epoch_problem, remedy, "epoch %" PRIu64 ": aborted: %s",
 				  agent->epoch.number, text);
 	epoch_stop(agent);
+	tag_epoch_failed(agent, text, remedy);
 	failback_epoch_failed(agent, text, remedy);
 	agent_schedule(agent, 1000);
 }
 
 void epoch_abandon(struct agent *agent)
 {
+	bool sending = agent->epoch.phase == EPOCH_SENDING || agent->epoch.phase == EPOCH_WAITING;
+
 	epoch_stop(agent);
+	if (sending)
+		tag_epoch_failed(agent, "the epoch was given up", "try again; see reprotect status");
 }
 
 /* The disks that hold an epoch open that is not ours (an agent died, an abort failed). */
@@ -114,24 +126,45 @@ static void abort_leftovers(struct agent *agent)
 	}
 }
 
+uint64_t epoch_number(struct agent *agent)
+{
+	for (size_t i = 0; i < agent->disk_count; i++)
+		if (agent->disks[i].active && agent->disks[i].info.epoch > agent->last_number)
+			agent->last_number = agent->disks[i].info.epoch;
+	return ++agent->last_number;
+}
+
+uint64_t epoch_limit_bytes(const struct agent *agent)
+{
+	uint64_t limit = agent->link->max_epoch_bytes;
+
+	limit -= limit / 16; /* headers count too */
+	return limit && limit < agent->slice_bytes ? limit : agent->slice_bytes;
+}
+
 /* Cut all disks under a new number. 0, or negative errno: nothing is open. */
-static int epoch_open(struct agent *agent)
+static int epoch_open(struct agent *agent, uint32_t mode)
 {
 	const struct tracker_ops *ops = agent->tracker_ops;
 	dev_t devs[AGENT_DISKS_MAX];
 	size_t count = epoch_devs(agent, devs);
 	struct agent_epoch *epoch = &agent->epoch;
-	uint64_t cut_ns = 0;
+	struct cbt_cut cut = { .mode = mode, .budget_bytes = agent->config.preserve_budget };
 	int rc;
 
-	for (size_t i = 0; i < agent->disk_count; i++)
-		if (agent->disks[i].active && agent->disks[i].info.epoch > agent->last_number)
-			agent->last_number = agent->disks[i].info.epoch;
-	epoch->number = ++agent->last_number;
+	epoch->number = cut.epoch = epoch_number(agent);
 	epoch->attempt = util_random();
 	epoch->previous = agent->chain;
 	epoch->cut_ms = util_now_ms();
-	rc = ops->cut(agent->tracker, epoch->number, devs, count, &cut_ns);
+	epoch->exact = false;
+	epoch->hot_bytes = 0;
+	epoch->tag[0] = '\0';
+	rc = ops->cut(agent->tracker, &cut, devs, count);
+	if ((rc == -EOPNOTSUPP || rc == -ENOMEM) && cut.mode != BLKCBT_MODE_FUZZY) {
+		points_cannot(agent, rc, ops->error(agent->tracker));
+		cut.mode = BLKCBT_MODE_FUZZY;
+		rc = ops->cut(agent->tracker, &cut, devs, count);
+	}
 	if (rc) {
 		agent_problem_set(&agent->epoch_problem, "see the kernel log: dmesg | grep blkcbt",
 				  "epoch %" PRIu64 ": cannot cut: %s: %s", epoch->number, strerror(-rc),
@@ -144,6 +177,8 @@ static int epoch_open(struct agent *agent)
 		return rc;
 	}
 	epoch->open = true;
+	epoch->hold_ns = cut.hold_ns;
+	epoch->cut_wall_ms = util_wall_ms() - (util_now_ns() - cut.cut_ns) / 1000000;
 	agent->epoch_cut = epoch->number;
 	if (disks_refresh(agent)) {
 		agent_group_changed(agent);
@@ -244,12 +279,9 @@ static int epoch_plan(struct agent *agent)
 {
 	struct agent_epoch *epoch = &agent->epoch;
 	uint64_t dirty[AGENT_DISKS_MAX] = { 0 }, share[AGENT_DISKS_MAX];
-	uint64_t budget = agent->slice_bytes, limit = agent->link->max_epoch_bytes;
+	uint64_t budget = epoch_limit_bytes(agent);
 	bool more = false;
 
-	limit -= limit / 16; /* headers count too */
-	if (limit && limit < budget)
-		budget = limit;
 	for (size_t i = 0; i < agent->disk_count; i++)
 		if (agent->disks[i].active)
 			dirty[i] = agent->disks[i].info.open_bytes;
@@ -279,7 +311,9 @@ static int epoch_plan(struct agent *agent)
 		if (disk->initial && !disk->passed)
 			more = true;
 	}
-	epoch->flags = (agent->frozen ? 0 : WIRE_EPOCH_FUZZY) | (more ? WIRE_EPOCH_INITIAL : 0);
+	points_open(agent);
+	epoch->flags = (epoch->mode == BLKCBT_MODE_CONSISTENT ? 0 : WIRE_EPOCH_FUZZY) |
+		       (more ? WIRE_EPOCH_INITIAL : 0);
 	return 0;
 }
 
@@ -310,6 +344,11 @@ static bool epoch_advance(struct agent *agent)
 	return completed;
 }
 
+static int image_fd(const struct agent *agent, const struct agent_disk *disk)
+{
+	return disk->image ? agent->tracker_ops->image_fd(disk->image) : -1;
+}
+
 static int epoch_send(struct agent *agent, bool verify)
 {
 	struct agent_epoch *epoch = &agent->epoch;
@@ -329,6 +368,7 @@ static int epoch_send(struct agent *agent, bool verify)
 		if (verify && !disk->active)
 			continue;
 		disks[job.disk_count++] = (struct ship_disk){ .fd = disk->fd,
+							      .image_fd = image_fd(agent, disk),
 							      .id = disk->id,
 							      .granule_bytes = disk->granule_bytes,
 							      .size_bytes = disk->info.size_bytes };
@@ -342,7 +382,7 @@ static int epoch_send(struct agent *agent, bool verify)
 	return 0;
 }
 
-static bool epoch_possible(const struct agent *agent)
+bool epoch_possible(const struct agent *agent)
 {
 	return agent->tracker && !agent->released && agent->link->state == LINK_UP &&
 	       agent->epoch.phase == EPOCH_NONE && ship_is_idle(agent->ship) && agent_active(agent);
@@ -361,16 +401,58 @@ static void schedule_next(struct agent *agent)
 	agent_schedule(agent, wait);
 }
 
+/*
+ * Whether an epoch goes out although nothing is dirty: downstream is to learn that what it has is
+ * consistent now, or a tag is wanted.
+ */
+static bool empty_wanted(const struct agent *agent)
+{
+	return agent->epoch.mode == BLKCBT_MODE_CONSISTENT && agent->epoch.whole &&
+	       !failback_active(agent) &&
+	       (agent->points.acked_epoch != agent->chain || tag_wants(agent));
+}
+
 void epoch_cut(struct agent *agent)
+{
+	if (!epoch_possible(agent) || failback_step(agent) || failback_holds(agent) ||
+	    snapshot_step(agent))
+		return;
+	if (disks_refresh(agent)) {
+		agent_group_changed(agent);
+		return;
+	}
+	if (tag_step(agent) || tag_holds(agent))
+		return;
+	if (epoch_open(agent, points_choose(agent)))
+		return;
+	tag_epoch_cut(agent);
+	epoch_go(agent);
+}
+
+int epoch_cut_frozen(struct agent *agent)
+{
+	int rc;
+
+	if (!epoch_possible(agent))
+		return -EBUSY;
+	if (disks_refresh(agent)) {
+		agent_group_changed(agent);
+		return -ECANCELED;
+	}
+	rc = epoch_open(agent, points_choose(agent));
+	if (!rc)
+		tag_epoch_cut(agent);
+	return rc;
+}
+
+void epoch_go(struct agent *agent)
 {
 	struct agent_epoch *epoch = &agent->epoch;
 	bool skipped = false;
 
-	if (!epoch_possible(agent) || failback_step(agent) || failback_holds(agent))
+	if (epoch_plan(agent))
 		return;
-	if (epoch_open(agent) || epoch_plan(agent))
-		return;
-	if (epoch->slice.count) {
+	if (epoch->slice.count || empty_wanted(agent)) {
 		agent->empty_cuts = 0;
 		failback_cut_done(agent, agent->last_cut_bytes);
 		if (epoch->open)
@@ -378,6 +460,7 @@ void epoch_cut(struct agent *agent)
 		return;
 	}
 	/* Nothing to send: nothing is dirty, or only what cannot be read. */
+	tag_epoch_failed(agent, epoch->why[0] ? epoch->why : "nothing of it can be read", epoch->remedy);
 	for (size_t i = 0; i < agent->disk_count; i++)
 		skipped |= agent->disks[i].active && agent->disks[i].cover.skipped;
 	kernel_abort(agent);
@@ -402,7 +485,8 @@ int epoch_verify(struct agent *agent)
 
 	if (!epoch_possible(agent))
 		return -EBUSY;
-	rc = epoch_open(agent);
+	agent->epoch.mode = BLKCBT_MODE_FUZZY;
+	rc = epoch_open(agent, BLKCBT_MODE_FUZZY);
 	if (rc)
 		return rc;
 	for (size_t i = 0; i < agent->disk_count; i++)
@@ -465,6 +549,15 @@ static void epoch_commit(struct agent *agent)
 	disks_refresh(agent);
 }
 
+static void tag_applied(struct agent *agent, const struct agent_applied *epoch)
+{
+	struct agent_tag *tag = epoch->app ? &agent->points.app : &agent->points.crash;
+
+	tag->epoch = epoch->epoch;
+	tag->cut_wall_ms = epoch->cut_wall_ms;
+	snprintf(tag->name, sizeof(tag->name), "%s", epoch->tag);
+}
+
 static void applied(struct agent *agent, uint64_t number)
 {
 	size_t done = 0;
@@ -474,11 +567,14 @@ static void applied(struct agent *agent, uint64_t number)
 	while (done < agent->waiting_count && agent->waiting[done].epoch <= number) {
 		if (agent->waiting[done].synced_ms)
 			agent->synced_ms = agent->waiting[done].synced_ms;
+		if (agent->waiting[done].tag[0])
+			tag_applied(agent, &agent->waiting[done]);
 		done++;
 	}
 	agent->waiting_count -= done;
 	memmove(agent->waiting, agent->waiting + done,
 		agent->waiting_count * sizeof(*agent->waiting));
+	tag_epoch_applied(agent, number);
 }
 
 void epoch_ack(struct agent *agent, const struct wire_frame *frame, const json_t *json)
@@ -499,6 +595,8 @@ void epoch_ack(struct agent *agent, const struct wire_frame *frame, const json_t
 	}
 	agent->chain = epoch->number;
 	agent->epoch_acked = epoch->number;
+	if (epoch->exact)
+		agent->points.acked_epoch = epoch->number;
 	if (!is_applied && (final || agent->config.commit_on == CONFIG_COMMIT_APPLIED))
 		return;
 	if (final) {
@@ -568,12 +666,31 @@ void epoch_chain_check(struct agent *agent, uint64_t last_complete, uint64_t las
 
 /* Hooks of ship.c. */
 
-static bool hook_before_end(void *user)
+/* All has been read: is it exact? Then say so, with a tag. */
+static enum ship_verdict claim(struct agent *agent, struct ship_end *end)
+{
+	struct agent_epoch *epoch = &agent->epoch;
+
+	if (!points_exact(agent)) {
+		tag_epoch_fuzzy(agent, epoch->why, epoch->remedy);
+		return SHIP_END_GO;
+	}
+	end->flags = WIRE_END_CONSISTENT;
+	end->tag = tag_payload(agent);
+	if (!end->tag)
+		log_error("epoch %" PRIu64 ": out of memory: it goes without a tag", epoch->number);
+	return SHIP_END_GO;
+}
+
+static enum ship_verdict hook_before_end(void *user, struct ship_end *end)
 {
 	struct agent *agent = user;
 
-	if (!(agent->epoch.flags & WIRE_EPOCH_FINAL))
-		return true;
+	if (!(agent->epoch.flags & WIRE_EPOCH_FINAL)) {
+		if (!tag_ready(agent))
+			return SHIP_END_WAIT;
+		return claim(agent, end);
+	}
 	disks_refresh(agent);
 	for (size_t i = 0; i < agent->disk_count; i++) {
 		const struct agent_disk *disk = &agent->disks[i];
@@ -582,9 +699,19 @@ static bool hook_before_end(void *user)
 			continue;
 		epoch_fail(agent, "find what writes to it (swap? a program on the raw disk?), stop it, try again",
 			   "disk %s (%s): was written during verification", disk->name, disk->device);
-		return false;
+		return SHIP_END_NO;
 	}
-	return true;
+	return claim(agent, end);
+}
+
+static void hook_read(void *user, uint32_t disk, const struct blkcbt_extent *extents, size_t count)
+{
+	points_read(user, disk, extents, count);
+}
+
+static bool hook_image_lost(void *user)
+{
+	return points_lost(user);
 }
 
 static void hook_sent(void *user)
@@ -603,8 +730,12 @@ static void hook_sent(void *user)
 		memmove(agent->waiting, agent->waiting + 1,
 			agent->waiting_count * sizeof(*agent->waiting));
 	}
-	agent->waiting[agent->waiting_count++] =
-		(struct agent_applied){ epoch->number, epoch->synced_ms };
+	agent->waiting[agent->waiting_count] = (struct agent_applied){ .epoch = epoch->number,
+								       .synced_ms = epoch->synced_ms,
+								       .cut_wall_ms = epoch->cut_wall_ms,
+								       .app = epoch->tag_app };
+	memcpy(agent->waiting[agent->waiting_count++].tag, epoch->tag, sizeof(epoch->tag));
+	points_note(agent);
 }
 
 /* Remember a granule that cannot be read: the next slices go around it. */
@@ -659,11 +790,15 @@ static void hook_idle(void *user)
 
 	if (agent->epoch.phase == EPOCH_DRAINING)
 		agent->epoch.phase = EPOCH_NONE;
+	if (agent->epoch.phase == EPOCH_NONE)
+		points_close(agent);
 	agent_schedule(agent, 0);
 }
 
 const struct ship_hooks epoch_ship_hooks = {
 	.before_end = hook_before_end,
+	.read = hook_read,
+	.image_lost = hook_image_lost,
 	.sent = hook_sent,
 	.failed = hook_failed,
 	.idle = hook_idle,

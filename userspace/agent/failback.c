@@ -21,7 +21,6 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "agent.h"
 #include "freeze.h"
@@ -29,6 +28,8 @@
 #include "log.h"
 #include "mounts.h"
 #include "ship.h"
+#include "snapshot.h"
+#include "tag.h"
 #include "util.h"
 
 #define FAILBACK_SMALL_BYTES (32ull * MIB)
@@ -87,13 +88,9 @@ static void step(struct agent *agent, enum failback_step next)
 /* Thawed again: what was put off can be written. */
 static void unfrozen(struct agent *agent)
 {
-	agent->frozen = false;
-	munlockall();
-	log_flush();
 	if (agent->failback)
 		agent->failback->thawed_ms = util_now_ms();
-	if (agent->state_dirty)
-		state_save(agent);
+	agent_allow_writes(agent);
 }
 
 static void failback_end(struct agent *agent, const char *remedy, const char *text)
@@ -144,11 +141,12 @@ static void hook_frozen(void *user, int rc, const char *point)
 	agent_schedule(agent, 0);
 }
 
-static void hook_thawed(void *user, int rc)
+static void hook_thawed(void *user, int rc, bool asked)
 {
 	struct agent *agent = user;
 	struct failback *job = agent->failback;
 
+	(void)asked;
 	if (rc)
 		agent_problem_set(&job->problem, "thaw by hand: fsfreeze -u MOUNTPOINT, root last",
 				  "failback: filesystems could not be thawed: %s", strerror(-rc));
@@ -186,13 +184,10 @@ static void begin_freeze(struct agent *agent)
 	rc = state_failback_set(agent, STATE_FAILBACK_BEGUN);
 	if (rc)
 		log_warning("failback: cannot note it in the state directory: %s", strerror(-rc));
-	if (mlockall(MCL_CURRENT) < 0)
-		log_warning("failback: cannot lock memory: %s (LimitMEMLOCK in the unit)",
-			    strerror(errno));
-	log_hold();
-	agent->frozen = true;
+	agent_hold_writes(agent);
 	job->frozen_ms = now;
 	rc = freeze_start(&job->freeze, agent->event, job->mounts, job->mount_count,
+			  FREEZE_EACH_MS,
 			  job->deadline_ms > now ? job->deadline_ms - now + 5000 : 5000, &hooks, agent);
 	if (rc) {
 		unfrozen(agent);
@@ -212,6 +207,11 @@ int failback_start(struct agent *agent, uint64_t timeout_ms, bool thaw, struct a
 	if (failback_active(agent) || agent->frozen) {
 		agent_problem_set(problem, "watch it: reprotect status; or stop it: reprotect failback --stop",
 				  "a failback is under way");
+		return -EBUSY;
+	}
+	if (tag_busy(agent) || agent->snapshot) {
+		agent_problem_set(problem, "wait for it, or release it: reprotect disk snapshot --release DEVICE",
+				  "%s is under way", agent->snapshot ? "a snapshot" : "an application tag");
 		return -EBUSY;
 	}
 	if (!agent_active(agent)) {

@@ -9,10 +9,12 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -25,7 +27,7 @@
 enum freeze_state { FREEZE_FREEZING, FREEZE_FROZEN, FREEZE_THAWING, FREEZE_KEPT, FREEZE_DONE };
 
 struct report {
-	char what; /* 'F' frozen, 'E' failed to, 'D' all thawed */
+	char what; /* 'F' frozen, 'E' failed to, 'D' all thawed (index: because it was told to) */
 	int index, error;
 };
 
@@ -37,6 +39,7 @@ struct freeze {
 	void *user;
 	pid_t pid;
 	int commands, reports;
+	uint64_t each_ms;
 	sd_event_source *source, *timer;
 };
 
@@ -53,15 +56,12 @@ static void helper_report(int fd, char what, size_t index, int error)
 	/* Nobody reads any more: the command pipe says so too. */
 }
 
-/* Wait up to @ms for a command: 'T', 'K', or 0 when none came. */
-static char helper_command(int fd, int64_t ms)
+/* A command is there, 'T' or 'K'; 0: the agent is gone. */
+static char helper_command(int fd)
 {
-	struct pollfd poll_fd = { fd, POLLIN, 0 };
-	char c = 'T';
+	char c = 0;
 
-	if (poll(&poll_fd, 1, ms > INT32_MAX ? INT32_MAX : (int)ms) <= 0)
-		return 0;
-	return read(fd, &c, 1) == 1 ? c : 'T';
+	return read(fd, &c, 1) == 1 ? c : 0;
 }
 
 static int thaw_fd(int fd)
@@ -70,12 +70,82 @@ static int thaw_fd(int fd)
 	return ioctl(fd, FITHAW, 0) < 0 && errno != EINVAL ? -errno : 0;
 }
 
+/*
+ * struct freezer - what the two threads of the helper share
+ * @lock: protects @frozen and @stop
+ * @frozen: the first so many are
+ * @stop: freeze no more; what gets frozen all the same is thawed by the freezing thread
+ * @failed: eventfd, written when freezing failed
+ */
+struct freezer {
+	pthread_mutex_t lock;
+	int fds[MOUNTS_MAX];
+	size_t count, frozen;
+	bool stop;
+	int failed, reports;
+};
+
+static void *freezer_thread(void *argument)
+{
+	struct freezer *freezer = argument;
+	uint64_t one = 1;
+
+	for (size_t i = 0; i < freezer->count; i++) {
+		int rc;
+		bool stop;
+
+		pthread_mutex_lock(&freezer->lock);
+		stop = freezer->stop;
+		pthread_mutex_unlock(&freezer->lock);
+		if (stop)
+			break;
+		rc = ioctl(freezer->fds[i], FIFREEZE, 0) < 0 ? errno : 0;
+		pthread_mutex_lock(&freezer->lock);
+		stop = freezer->stop;
+		if (!rc && !stop) {
+			freezer->frozen = i + 1;
+			helper_report(freezer->reports, 'F', i, 0);
+		}
+		pthread_mutex_unlock(&freezer->lock);
+		if (!rc && stop) {
+			thaw_fd(freezer->fds[i]);
+			break;
+		}
+		if (rc) {
+			/* EBUSY: someone else has frozen it; it would be thawed behind our back. */
+			helper_report(freezer->reports, 'E', i, rc);
+			if (write(freezer->failed, &one, sizeof(one)) < 0)
+				break; /* the agent tells us as well */
+			break;
+		}
+	}
+	return NULL;
+}
+
+/* Wait for a command, the failure of the thread, or the end of our time. */
+static char helper_wait(const struct freezer *freezer, int commands, uint64_t end_ms)
+{
+	for (;;) {
+		struct pollfd poll_fds[] = { { commands, POLLIN, 0 }, { freezer->failed, POLLIN, 0 } };
+		uint64_t now = util_now_ms();
+		int rc;
+
+		if (now >= end_ms)
+			return 0;
+		rc = poll(poll_fds, 2, end_ms - now > INT32_MAX ? INT32_MAX : (int)(end_ms - now));
+		if (rc > 0 && poll_fds[0].revents)
+			return helper_command(commands);
+		if (rc > 0)
+			return 'E';
+	}
+}
+
 static void __attribute__((noreturn)) helper(const struct freeze *freeze, int commands, int reports,
 					     uint64_t limit_ms)
 {
+	static struct freezer freezer = { .lock = PTHREAD_MUTEX_INITIALIZER };
 	uint64_t end = util_now_ms() + limit_ms;
-	int fds[MOUNTS_MAX];
-	size_t frozen = 0, i;
+	pthread_t thread;
 	char command = 0;
 	int rc = 0;
 
@@ -91,55 +161,48 @@ static void __attribute__((noreturn)) helper(const struct freeze *freeze, int co
 	reports = 4;
 	close_range(5, ~0u, 0);
 	(void)mlockall(MCL_CURRENT); /* a help only: a frozen filesystem can still be read */
-	for (i = 0; i < freeze->count; i++) {
-		fds[i] = open(freeze->list[i].point, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-		if (fds[i] < 0)
-			fds[i] = open(freeze->list[i].point, O_RDONLY | O_CLOEXEC);
-		if (fds[i] < 0) {
+	freezer.count = freeze->count;
+	freezer.reports = reports;
+	freezer.failed = eventfd(0, EFD_CLOEXEC);
+	for (size_t i = 0; i < freeze->count; i++) {
+		freezer.fds[i] = open(freeze->list[i].point, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		if (freezer.fds[i] < 0)
+			freezer.fds[i] = open(freeze->list[i].point, O_RDONLY | O_CLOEXEC);
+		if (freezer.fds[i] < 0) {
 			helper_report(reports, 'E', i, errno);
-			command = 'T';
-			break;
+			helper_report(reports, 'D', 1, 0);
+			_exit(1);
 		}
 	}
-	for (i = 0; !command && i < freeze->count; i++) {
-		command = helper_command(commands, 0);
-		if (command)
-			break;
-		if (ioctl(fds[i], FIFREEZE, 0) < 0) {
-			rc = errno;
-			/* EBUSY: someone else has frozen it; it would be thawed behind our back. */
-			helper_report(reports, 'E', i, rc);
-			command = 'T';
-			break;
-		}
-		frozen = i + 1;
-		helper_report(reports, 'F', i, 0);
+	rc = pthread_create(&thread, NULL, freezer_thread, &freezer);
+	if (rc) {
+		helper_report(reports, 'E', 0, rc);
+		helper_report(reports, 'D', 1, 0);
+		_exit(1);
 	}
-	while (!command) {
-		uint64_t now = util_now_ms();
-
-		if (now >= end)
-			command = 'T';
-		else
-			command = helper_command(commands, (int64_t)(end - now));
-	}
+	command = helper_wait(&freezer, commands, end);
 	rc = 0;
-	if (command != 'K')
-		for (i = frozen; i-- > 0;)
-			if (thaw_fd(fds[i]) < 0)
+	pthread_mutex_lock(&freezer.lock);
+	freezer.stop = command != 'K';
+	if (freezer.stop)
+		for (size_t i = freezer.frozen; i-- > 0;)
+			if (thaw_fd(freezer.fds[i]) < 0)
 				rc = errno;
-	helper_report(reports, 'D', 0, rc);
+	pthread_mutex_unlock(&freezer.lock);
+	/* It may be inside FIFREEZE, and has to thaw that one. */
+	pthread_join(thread, NULL);
+	helper_report(reports, 'D', command == 'T' || command == 'E', rc);
 	_exit(rc ? 1 : 0);
 }
 
 /* The agent's side. */
 
-static void freeze_over(struct freeze *freeze, int rc)
+static void freeze_over(struct freeze *freeze, int rc, bool asked)
 {
 	freeze->state = FREEZE_DONE;
 	sd_event_source_set_enabled(freeze->timer, SD_EVENT_OFF);
 	sd_event_source_set_enabled(freeze->source, SD_EVENT_OFF);
-	freeze->hooks->thawed(freeze->user, rc);
+	freeze->hooks->thawed(freeze->user, rc, asked);
 }
 
 static void freeze_failed(struct freeze *freeze, size_t index, int rc)
@@ -173,12 +236,14 @@ static int on_report(sd_event_source *source, int fd, uint32_t revents, void *us
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return 0;
 	if (n != (ssize_t)sizeof(report)) {
-		/* The helper is gone without a word. */
-		report = (struct report){ 'D', 0, freeze->state == FREEZE_KEPT ? 0 : ESRCH };
+		/* The helper is gone without a word: somebody killed it. What it held is still frozen. */
+		report = (struct report){ 'D', 0, 0 };
+		if (freeze->state != FREEZE_KEPT && freeze_thaw_list(freeze->list, freeze->count))
+			report.error = ESRCH;
 	}
 	if (report.what == 'F' && freeze->state == FREEZE_FREEZING) {
 		freeze->frozen = (size_t)report.index + 1;
-		freeze_timer(freeze, FREEZE_EACH_MS);
+		freeze_timer(freeze, freeze->each_ms);
 		if (freeze->frozen == freeze->count)
 			freeze_complete(freeze);
 	} else if (report.what == 'E' && freeze->state == FREEZE_FREEZING) {
@@ -187,7 +252,7 @@ static int on_report(sd_event_source *source, int fd, uint32_t revents, void *us
 		if (freeze->state == FREEZE_KEPT)
 			sd_event_source_set_enabled(freeze->source, SD_EVENT_OFF);
 		else if (freeze->state != FREEZE_DONE)
-			freeze_over(freeze, -report.error);
+			freeze_over(freeze, -report.error, report.index != 0);
 	}
 	return 0;
 }
@@ -203,7 +268,7 @@ static int on_freeze_timer(sd_event_source *source, uint64_t usec, void *user)
 	else if (freeze->state == FREEZE_FREEZING)
 		freeze_failed(freeze, freeze->frozen, -ETIME);
 	else if (freeze->state == FREEZE_THAWING)
-		freeze_over(freeze, -ETIME);
+		freeze_over(freeze, -ETIME, false);
 	return 0;
 }
 
@@ -254,7 +319,7 @@ void freeze_free(struct freeze *freeze)
 }
 
 int freeze_start(struct freeze **out, sd_event *event, const struct mount_entry *list, size_t count,
-		 uint64_t limit_ms, const struct freeze_hooks *hooks, void *user)
+		 uint64_t each_ms, uint64_t limit_ms, const struct freeze_hooks *hooks, void *user)
 {
 	struct freeze *freeze = calloc(1, sizeof(*freeze));
 	int down[2] = { -1, -1 }, up[2] = { -1, -1 }, rc;
@@ -265,6 +330,7 @@ int freeze_start(struct freeze **out, sd_event *event, const struct mount_entry 
 	freeze->hooks = hooks;
 	freeze->user = user;
 	freeze->count = count;
+	freeze->each_ms = each_ms;
 	freeze->list = malloc((count ? count : 1) * sizeof(*list));
 	if (!freeze->list || count > MOUNTS_MAX) {
 		freeze_free(freeze);
@@ -290,7 +356,7 @@ int freeze_start(struct freeze **out, sd_event *event, const struct mount_entry 
 	rc = sd_event_add_io(event, &freeze->source, freeze->reports, EPOLLIN, on_report, freeze);
 	if (rc >= 0)
 		rc = sd_event_add_time_relative(event, &freeze->timer, CLOCK_BOOTTIME,
-						count ? FREEZE_EACH_MS * 1000ull : 0, 1000,
+						count ? each_ms * 1000 : 0, 1000,
 						on_freeze_timer, freeze);
 	if (rc < 0) {
 		freeze_free(freeze);

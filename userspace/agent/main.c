@@ -15,7 +15,10 @@
 #include "control.h"
 #include "link.h"
 #include "log.h"
+#include "points.h"
 #include "ship.h"
+#include "snapshot.h"
+#include "tag.h"
 #include "util.h"
 
 #define IO_DEPTH 128u
@@ -170,6 +173,11 @@ static void teardown(struct agent *agent)
 		io_engine_free(agent->io);
 	ship_free(agent->ship);
 	failback_free(agent); /* the helper thaws when its pipe closes */
+	tag_free(agent);
+	snapshot_free(agent); /* its epoch is aborted by the next agent */
+	points_close(agent);
+	slice_free(&agent->before);
+	slice_free(&agent->epoch.slice);
 	disks_close(agent);
 	sd_event_source_disable_unref(agent->tracker_source);
 	sd_event_source_disable_unref(agent->tick);

@@ -72,6 +72,9 @@ struct ship {
 	uint32_t seq;
 	uint64_t digest, payload_bytes;
 	bool begun, filled;
+	bool live; /* the images are lost */
+	bool end_asked;
+	struct ship_end end;
 	/* a run of zeros that may still grow */
 	struct wire_frame zero;
 	/* the frame at hand, while the connection does not take it */
@@ -116,6 +119,48 @@ static void window_released(void *arg)
 	window_settle(window);
 }
 
+static int read_fd(const struct ship *ship, uint32_t disk)
+{
+	const struct ship_disk *from = &ship->disks[disk];
+
+	return ship->live || from->image_fd < 0 ? from->fd : from->image_fd;
+}
+
+/* A read through an image failed: again, from the disk, if the image is lost. */
+static bool read_live(struct ship *ship, struct ship_read *read)
+{
+	struct io_request *request = &read->request;
+
+	if (request->fd == ship->disks[read->disk].fd)
+		return false;
+	ship->live = ship->live || ship->hooks->image_lost(ship->user);
+	if (!ship->live)
+		return false;
+	read->probing = false;
+	request->fd = read_fd(ship, read->disk);
+	request->offset = read->offset;
+	request->bytes = read->bytes;
+	request->data = read->window->data + read->at;
+	io_submit(ship->io, request);
+	return true;
+}
+
+/* All of @window is in memory: say so, disk by disk. */
+static void window_was_read(struct ship *ship, const struct window *window)
+{
+	struct blkcbt_extent extents[SHIP_WINDOW_READS];
+
+	for (unsigned i = 0; i < window->count;) {
+		uint32_t disk = window->reads[i].disk;
+		size_t count = 0;
+
+		for (; i < window->count && window->reads[i].disk == disk; i++)
+			extents[count++] = (struct blkcbt_extent){ window->reads[i].offset,
+								   window->reads[i].bytes };
+		ship->hooks->read(ship->user, disk, extents, count);
+	}
+}
+
 static void read_done(struct io_request *request, int result)
 {
 	struct ship_read *read = request->user;
@@ -124,6 +169,8 @@ static void read_done(struct io_request *request, int result)
 	uint32_t granule = ship->disks[read->disk].granule_bytes;
 
 	ship->progress.last_read_ms = util_now_ms();
+	if (result < 0 && ship->state == SHIP_SENDING && !ship->failed_error && read_live(ship, read))
+		return;
 	if (ship->state == SHIP_SENDING && !ship->failed_error) {
 		uint64_t next = request->offset + request->bytes;
 		uint64_t end = read->offset + read->bytes;
@@ -148,8 +195,11 @@ static void read_done(struct io_request *request, int result)
 	ship->progress.reads--;
 	ship->progress.read_bytes += read->bytes;
 	window->pending--;
-	if (!window->pending)
+	if (!window->pending) {
+		if (ship->state == SHIP_SENDING && !ship->failed_error && !ship->epoch.verify)
+			window_was_read(ship, window);
 		ship_kick(ship);
+	}
 	window_settle(window);
 }
 
@@ -166,7 +216,7 @@ static void read_start(struct ship *ship, struct window *window, uint32_t disk, 
 	read->probing = false;
 	read->request = (struct io_request){
 		.op = IO_READ,
-		.fd = ship->disks[disk].fd,
+		.fd = read_fd(ship, disk),
 		.buffer = window->buffer,
 		.data = window->data + at,
 		.bytes = bytes,
@@ -269,7 +319,7 @@ static int ship_queue(struct ship *ship, struct wire_frame *frame, const void *p
 		return rc;
 	}
 	ship->seq++;
-	if (frame->type == WIRE_DATA || frame->type == WIRE_ZERO || frame->type == WIRE_VERIFY)
+	if (wire_in_digest(frame->type))
 		ship->digest = wire_digest_add(ship->digest, frame);
 	if (frame->type == WIRE_DATA || frame->type == WIRE_ZERO)
 		ship->payload_bytes += frame->length;
@@ -429,6 +479,24 @@ static int ship_emit(struct ship *ship)
 	return 0;
 }
 
+/* TAG, if there is one. */
+static int ship_tag(struct ship *ship)
+{
+	struct wire_frame frame = { .type = WIRE_TAG };
+	int rc;
+
+	if (!ship->end.tag)
+		return 0;
+	frame.payload_bytes = (uint32_t)strlen(ship->end.tag);
+	frame.payload_crc = wire_crc(ship->end.tag, frame.payload_bytes);
+	rc = ship_queue(ship, &frame, ship->end.tag, NULL);
+	if (rc)
+		return rc;
+	free(ship->end.tag);
+	ship->end.tag = NULL;
+	return 0;
+}
+
 /* END, when all is queued. 0 done, -EAGAIN not yet. */
 static int ship_end(struct ship *ship)
 {
@@ -440,8 +508,21 @@ static int ship_end(struct ship *ship)
 	rc = ship->epoch.verify ? emit_hash(ship) : ship_flush_zero(ship);
 	if (rc)
 		return rc;
-	if (ship->hooks->before_end && !ship->hooks->before_end(ship->user))
-		return -ECANCELED;
+	while (!ship->end_asked) {
+		switch (ship->hooks->before_end(ship->user, &ship->end)) {
+		case SHIP_END_GO:
+			ship->end_asked = true;
+			break;
+		case SHIP_END_WAIT:
+			return -EAGAIN;
+		case SHIP_END_NO:
+			return -ECANCELED;
+		}
+	}
+	rc = ship_tag(ship);
+	if (rc)
+		return rc;
+	end.flags = ship->end.flags;
 	end.offset = ship->digest;
 	end.length = ship->payload_bytes;
 	return ship_queue(ship, &end, NULL, NULL);
@@ -449,6 +530,8 @@ static int ship_end(struct ship *ship)
 
 static void ship_forget(struct ship *ship)
 {
+	free(ship->end.tag);
+	ship->end.tag = NULL;
 	ship->epoch.slice = NULL;
 	ship->conn = NULL;
 	ship->state = SHIP_IDLE;
@@ -524,6 +607,8 @@ int ship_begin(struct ship *ship, struct conn *conn, const struct ship_epoch *ep
 	ship->seq = 0;
 	ship->digest = ship->payload_bytes = 0;
 	ship->begun = ship->filled = ship->has_pending = false;
+	ship->live = ship->end_asked = false;
+	ship->end = (struct ship_end){ 0 };
 	ship->zero.length = 0;
 	ship->hash_bytes = 0;
 	ship->failed_error = 0;
@@ -635,5 +720,6 @@ void ship_free(struct ship *ship)
 	for (unsigned i = 0; i < SHIP_WINDOWS; i++)
 		free(ship->windows[i].data);
 	wire_hasher_free(ship->hasher);
+	free(ship->end.tag);
 	free(ship);
 }

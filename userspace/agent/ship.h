@@ -21,6 +21,7 @@
 
 #include "conn.h"
 #include "io.h"
+#include "linux/blkcbt.h"
 #include "slicer.h"
 #include "wire.h"
 
@@ -30,9 +31,12 @@
 
 struct ship;
 
-/* A disk as slice_extent.disk counts it. */
+/*
+ * A disk as slice_extent.disk counts it. @image_fd: what to read it from first, or -1; @fd: the disk itself,
+ * for when the image is lost.
+ */
 struct ship_disk {
-	int fd;
+	int fd, image_fd;
 	uint32_t id;
 	uint32_t granule_bytes;
 	uint64_t size_bytes;
@@ -60,15 +64,33 @@ struct ship_progress {
 };
 
 /**
+ * enum ship_verdict - whether END may be sent
+ * @SHIP_END_GO: yes; not asked again
+ * @SHIP_END_WAIT: not yet: asked again after ship_writable()
+ * @SHIP_END_NO: no; the owner cancels
+ */
+enum ship_verdict { SHIP_END_GO, SHIP_END_WAIT, SHIP_END_NO };
+
+/* What goes with END: WIRE_END_*, and the payload of a TAG frame (malloc'ed, ship's from then on) or NULL. */
+struct ship_end {
+	uint32_t flags;
+	char *tag;
+};
+
+/**
  * struct ship_hooks - what epoch.c is told, always from the event loop
- * @before_end: all is queued but END: return false to hold it back (then cancel)
+ * @before_end: all has been read and queued but END
+ * @read: these extents of @disk have been read (not when verifying)
+ * @image_lost: a read through an image failed: true: read the disks themselves from now on
  * @sent: END is queued
  * @failed: a read failed: @disk (slice_extent.disk) at @offset_bytes; or disk -1: sending
  *	failed with @error. Cancel.
  * @idle: after ship_cancel: a new epoch can begin
  */
 struct ship_hooks {
-	bool (*before_end)(void *user);
+	enum ship_verdict (*before_end)(void *user, struct ship_end *end);
+	void (*read)(void *user, uint32_t disk, const struct blkcbt_extent *extents, size_t count);
+	bool (*image_lost)(void *user);
 	void (*sent)(void *user);
 	void (*failed)(void *user, int disk, uint64_t offset_bytes, int error);
 	void (*idle)(void *user);
@@ -80,7 +102,7 @@ int ship_new(struct ship **ship, sd_event *event, struct io_engine *io,
 void ship_free(struct ship *ship);
 /** ship_begin - -EBUSY when not idle */
 int ship_begin(struct ship *ship, struct conn *conn, const struct ship_epoch *epoch);
-/** ship_writable - the connection takes frames again */
+/** ship_writable - the connection takes frames again, or what END waits for is there */
 void ship_writable(struct ship *ship);
 /** ship_finish - the epoch that is SENT is acknowledged */
 void ship_finish(struct ship *ship);

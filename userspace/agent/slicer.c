@@ -144,6 +144,75 @@ stopped:
 	return 0;
 }
 
+static int by_place(const void *a, const void *b)
+{
+	const struct slice_extent *x = a, *y = b;
+
+	if (x->disk != y->disk)
+		return x->disk < y->disk ? -1 : 1;
+	return x->offset_bytes < y->offset_bytes ? -1 : x->offset_bytes > y->offset_bytes;
+}
+
+/* How much of @e, from its start on, is alike: all in @before (*hot), or all not. */
+static uint64_t alike(const struct slice_extent *e, const struct slice *before, size_t *at, bool *hot)
+{
+	const struct slice_extent *b;
+
+	for (; *at < before->count; (*at)++) {
+		b = &before->extents[*at];
+		if (b->disk > e->disk ||
+		    (b->disk == e->disk && b->offset_bytes + b->length_bytes > e->offset_bytes))
+			break;
+	}
+	b = *at < before->count ? &before->extents[*at] : NULL;
+	*hot = b && b->disk == e->disk && b->offset_bytes <= e->offset_bytes;
+	if (*hot) {
+		uint64_t left = b->offset_bytes + b->length_bytes - e->offset_bytes;
+
+		return left < e->length_bytes ? left : e->length_bytes;
+	}
+	if (b && b->disk == e->disk && b->offset_bytes - e->offset_bytes < e->length_bytes)
+		return b->offset_bytes - e->offset_bytes;
+	return e->length_bytes;
+}
+
+uint64_t slicer_hot_first(struct slice *slice, struct slice *before)
+{
+	struct slice hot = { 0 }, cold = { 0 };
+	size_t at = 0;
+	int rc = 0;
+
+	if (!slice->count || !before->count)
+		return 0;
+	qsort(slice->extents, slice->count, sizeof(*slice->extents), by_place);
+	qsort(before->extents, before->count, sizeof(*before->extents), by_place);
+	for (size_t i = 0; i < slice->count && !rc; i++) {
+		struct slice_extent e = slice->extents[i];
+
+		while (e.length_bytes && !rc) {
+			bool is_hot;
+			uint64_t length = alike(&e, before, &at, &is_hot);
+
+			rc = slice_add(is_hot ? &hot : &cold, e.disk, e.offset_bytes, length);
+			e.offset_bytes += length;
+			e.length_bytes -= length;
+		}
+	}
+	for (size_t i = 0; i < cold.count && !rc; i++)
+		rc = slice_add(&hot, cold.extents[i].disk, cold.extents[i].offset_bytes,
+			       cold.extents[i].length_bytes);
+	if (rc) {
+		slice_free(&hot);
+		slice_free(&cold);
+		return 0;
+	}
+	free(slice->extents);
+	*slice = hot;
+	hot.bytes -= cold.bytes;
+	slice_free(&cold);
+	return hot.bytes;
+}
+
 size_t zero_next(const void *data, size_t bytes, bool *zero)
 {
 	const uint8_t *start = data;

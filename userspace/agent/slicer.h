@@ -77,6 +77,16 @@ int slicer_take(struct slice *slice, uint32_t disk, uint64_t size_bytes, uint32_
 		slicer_next_fn next, void *user, struct slice_cover *cover);
 
 /**
+ * slicer_hot_first - order @slice: what @before holds as well comes first, else by disk and offset
+ *
+ * What was written in two epochs in a row is likely to be written again soon: read early, it need not be
+ * preserved. Extents are split where @before begins and ends, so their number may grow. @before is sorted here;
+ * it is bounded like any slice (SLICE_EXTENTS_MAX and what it was split into). Return: bytes that come first; 0
+ * also when memory is out, then the order is as before.
+ */
+uint64_t slicer_hot_first(struct slice *slice, struct slice *before);
+
+/**
  * zero_next - length of the run at the start of @data that is alike: data or zeros
  * @zero: set when the run is zeros
  *

@@ -10,6 +10,7 @@
  *	paused        the link was up and is down; changes gather in the dirty maps
  *	initial-sync  a disk has not had its first complete pass
  *	replicating   all is well
+ *	snapshot     one is open: replication waits
  *	failing-back, failed-back
  */
 #include <inttypes.h>
@@ -19,7 +20,10 @@
 
 #include "agent.h"
 #include "link.h"
+#include "points.h"
 #include "ship.h"
+#include "snapshot.h"
+#include "tag.h"
 #include "util.h"
 
 static uint64_t lag_ms(const struct agent *agent)
@@ -72,6 +76,8 @@ const char *status_state(struct agent *agent, const struct agent_problem **probl
 		*problem = &agent->link->problem;
 	else if (agent->epoch_problem.text[0])
 		*problem = &agent->epoch_problem;
+	if (agent->snapshot && !*problem)
+		return "snapshot";
 	return initial ? "initial-sync" : "replicating";
 }
 
@@ -154,6 +160,9 @@ static json_t *epochs_json(const struct agent *agent)
 				 (json_int_t)progress.queued_bytes, "initial",
 				 (epoch->flags & WIRE_EPOCH_INITIAL) != 0, "final",
 				 (epoch->flags & WIRE_EPOCH_FINAL) != 0);
+	if (json_is_object(open))
+		json_object_set_new(open, "mode",
+				    json_string(epoch->mode == BLKCBT_MODE_CONSISTENT ? "consistent" : "fuzzy"));
 	json = json_pack("{s:I, s:I, s:I, s:I, s:o}", "cut", (json_int_t)agent->epoch_cut, "acked",
 			 (json_int_t)agent->epoch_acked, "committed",
 			 (json_int_t)agent->epoch_committed, "applied",
@@ -170,6 +179,7 @@ json_t *status_json(struct agent *agent)
 	if (agent->tracker && !agent->released && agent->epoch.phase == EPOCH_NONE &&
 	    disks_refresh(agent))
 		agent_group_changed(agent);
+	agent_module(agent);
 	state = status_state(agent, &problem);
 	for (size_t i = 0; i < agent->disk_count; i++)
 		json_array_append_new(disks, disk_json(agent, &agent->disks[i]));
@@ -195,6 +205,9 @@ json_t *status_json(struct agent *agent)
 	json_object_set_new(json, "io_engine", json_string(io_engine_name(agent->io)));
 	json_object_set_new(json, "rss_bytes", json_integer((json_int_t)util_rss_bytes()));
 	json_object_set_new(json, "failback", failback_json(agent));
+	json_object_set_new(json, "points", points_json(agent));
+	json_object_set_new(json, "tags", tag_json(agent));
+	json_object_set_new(json, "snapshot", snapshot_json(agent));
 	if (agent->tracker)
 		json_object_set_new(json, "tracking", tracking_json(&agent->module));
 	if (agent->state_problem.text[0])

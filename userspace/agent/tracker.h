@@ -20,6 +20,7 @@
 
 struct tracker;
 struct tracker_extents;
+struct tracker_image;
 
 /**
  * struct tracker_ops - a kind of tracker
@@ -28,6 +29,10 @@ struct tracker_extents;
  * @attach, @detach, @get, @cut, @commit, @abort, @mark: as in cbt.h
  * @extents_open: enumerate the open epoch of @disk from byte @from_bytes
  * @extents_read: up to @max records, ascending; 0 at the end
+ * @image_path: where the image of @disk is found
+ * @image_open: read the open consistent epoch of @disk through its image; ended by image_close
+ * @image_fd: descriptor to read from
+ * @image_release: @extents were read (whole granules): they need not be kept any more
  * @events_fd: to wait on for events, or -1
  * @events_read: report what came
  */
@@ -42,8 +47,7 @@ struct tracker_ops {
 		      struct cbt_disk *disk);
 	int (*detach)(struct tracker *tracker, dev_t dev, bool force);
 	int (*get)(struct tracker *tracker, dev_t dev, struct cbt_disk *disk);
-	int (*cut)(struct tracker *tracker, uint64_t epoch, const dev_t *devs, size_t count,
-		   uint64_t *cut_ns);
+	int (*cut)(struct tracker *tracker, struct cbt_cut *cut, const dev_t *devs, size_t count);
 	int (*commit)(struct tracker *tracker, uint64_t epoch, const struct cbt_range *ranges,
 		      size_t count);
 	int (*abort)(struct tracker *tracker, uint64_t epoch, const dev_t *devs, size_t count);
@@ -52,6 +56,14 @@ struct tracker_ops {
 			    uint64_t from_bytes, struct tracker_extents **extents);
 	int (*extents_read)(struct tracker_extents *extents, struct blkcbt_extent *out, size_t max);
 	void (*extents_close)(struct tracker_extents *extents);
+	void (*image_path)(struct tracker *tracker, const struct cbt_disk *disk, char *out,
+			   size_t out_bytes);
+	int (*image_open)(struct tracker *tracker, const struct cbt_disk *disk,
+			  struct tracker_image **image);
+	int (*image_fd)(const struct tracker_image *image);
+	int (*image_release)(struct tracker_image *image, const struct blkcbt_extent *extents,
+			     size_t count);
+	void (*image_close)(struct tracker_image *image);
 	int (*events_fd)(const struct tracker *tracker);
 	int (*events_read)(struct tracker *tracker,
 			   void (*event)(uint32_t what, const struct cbt_disk *disk, void *user),

@@ -23,6 +23,10 @@ struct tracker_extents {
 	int fd;
 };
 
+struct tracker_image {
+	int fd, extents_fd;
+};
+
 static void cbt_tracker_close(struct tracker *tracker)
 {
 	if (!tracker)
@@ -105,10 +109,10 @@ static int cbt_tracker_get(struct tracker *tracker, dev_t dev, struct cbt_disk *
 	return cbt_get(tracker->cbt, dev, disk);
 }
 
-static int cbt_tracker_cut(struct tracker *tracker, uint64_t epoch, const dev_t *devs,
-			   size_t count, uint64_t *cut_ns)
+static int cbt_tracker_cut(struct tracker *tracker, struct cbt_cut *cut, const dev_t *devs,
+			   size_t count)
 {
-	return cbt_cut(tracker->cbt, epoch, devs, count, cut_ns);
+	return cbt_cut(tracker->cbt, cut, devs, count);
 }
 
 static int cbt_tracker_commit(struct tracker *tracker, uint64_t epoch,
@@ -175,6 +179,55 @@ static void cbt_tracker_extents_close(struct tracker_extents *extents)
 	free(extents);
 }
 
+static void cbt_tracker_image_path(struct tracker *tracker, const struct cbt_disk *disk, char *out,
+				   size_t out_bytes)
+{
+	(void)tracker;
+	cbt_image_path(disk, out, out_bytes);
+}
+
+static void cbt_tracker_image_close(struct tracker_image *image)
+{
+	if (!image)
+		return;
+	if (image->fd >= 0)
+		close(image->fd);
+	if (image->extents_fd >= 0)
+		close(image->extents_fd);
+	free(image);
+}
+
+static int cbt_tracker_image_open(struct tracker *tracker, const struct cbt_disk *disk,
+				  struct tracker_image **out)
+{
+	struct tracker_image *image = malloc(sizeof(*image));
+	int rc;
+
+	(void)tracker;
+	if (!image)
+		return -ENOMEM;
+	image->extents_fd = cbt_extents_open(disk);
+	image->fd = image->extents_fd < 0 ? image->extents_fd : cbt_image_open(disk);
+	if (image->fd < 0) {
+		rc = image->fd;
+		cbt_tracker_image_close(image);
+		return rc;
+	}
+	*out = image;
+	return 0;
+}
+
+static int cbt_tracker_image_fd(const struct tracker_image *image)
+{
+	return image->fd;
+}
+
+static int cbt_tracker_image_release(struct tracker_image *image,
+				     const struct blkcbt_extent *extents, size_t count)
+{
+	return cbt_extents_release(image->extents_fd, extents, count);
+}
+
 static int cbt_tracker_events_fd(const struct tracker *tracker)
 {
 	return tracker->events ? cbt_events_fd(tracker->events) : -1;
@@ -205,6 +258,11 @@ const struct tracker_ops tracker_cbt_ops = {
 	.extents_open = cbt_tracker_extents_open,
 	.extents_read = cbt_tracker_extents_read,
 	.extents_close = cbt_tracker_extents_close,
+	.image_path = cbt_tracker_image_path,
+	.image_open = cbt_tracker_image_open,
+	.image_fd = cbt_tracker_image_fd,
+	.image_release = cbt_tracker_image_release,
+	.image_close = cbt_tracker_image_close,
 	.events_fd = cbt_tracker_events_fd,
 	.events_read = cbt_tracker_events_read,
 };

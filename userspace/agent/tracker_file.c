@@ -10,6 +10,13 @@
  * cut renames dirty to open, commit unlinks open (what lies outside the range goes back),
  * abort appends it to dirty. Whoever writes to a disk in a test appends to NAME.dirty
  * under flock(DIR/lock), before it writes the disk. Regular files may stand in for disks.
+ *
+ * A consistent cut copies what is dirty to NAME.image, a sparse file that is the image device of
+ * this double; what is released of it is overwritten with 0xdb, so that reading it afterwards shows. A
+ * writer that holds the lock while it marks and writes is wholly before a cut or wholly after it.
+ * Test knobs, files in DIR: "degraded" consistent cuts are refused; "downgrade" the open
+ * consistent epoch becomes fuzzy when the state is next asked for, for the reason that stands in the file;
+ * "tiny-budget" the same, once the image is opened, and its reads fail.
  */
 #ifdef REPROTECT_TESTING
 
@@ -33,8 +40,12 @@
 struct file_disk {
 	dev_t dev;
 	char name[32];
+	char path[256];
 	uint64_t id, size_bytes, epoch, committed;
 	uint32_t granule_bytes;
+	uint32_t mode;
+	uint64_t budget_bytes, downgrades;
+	char reason[160];
 };
 
 struct tracker {
@@ -43,6 +54,10 @@ struct tracker {
 	struct file_disk disks[FILE_DISKS_MAX];
 	size_t count;
 	char error[256];
+};
+
+struct tracker_image {
+	int fd;
 };
 
 struct tracker_extents {
@@ -230,11 +245,33 @@ static const char *file_error(const struct tracker *tracker)
 	return tracker->error;
 }
 
+/* Whether the knob is set; what stands in it into @out. */
+static bool file_knob(struct tracker *tracker, const char *name, char *out, size_t out_bytes)
+{
+	char path[PATH_MAX];
+
+	snprintf(path, sizeof(path), "%s/%s", tracker->directory, name);
+	CLEANUP_FILE FILE *file = fopen(path, "re");
+	if (!file)
+		return false;
+	if (out && !fgets(out, (int)out_bytes, file))
+		snprintf(out, out_bytes, "the test says so");
+	if (out)
+		out[strcspn(out, "\n")] = '\0';
+	return true;
+}
+
 static int file_info(struct tracker *tracker, struct cbt_info *info)
 {
-	(void)tracker;
 	memset(info, 0, sizeof(*info));
+	if (file_knob(tracker, "degraded", NULL, 0)) {
+		info->gate_mode = BLKCBT_GATE_AUDIT_ONLY;
+		snprintf(info->gate_reason, sizeof(info->gate_reason), "the test says so");
+	}
 	snprintf(info->version, sizeof(info->version), "test");
+	info->holds = (struct blkcbt_holds){ .count = 3, .total_ns = 70000, .max_ns = 40000 };
+	info->holds.bucket[13] = 2;
+	info->holds.bucket[15] = 1;
 	return 0;
 }
 
@@ -254,6 +291,21 @@ static int file_resolve(struct tracker *tracker, const char *path, dev_t *dev)
 	return 0;
 }
 
+/* The cut of the open epoch is not exact any more, on all disks. */
+static void file_downgrade(struct tracker *tracker, const char *reason)
+{
+	for (size_t i = 0; i < tracker->count; i++) {
+		struct file_disk *disk = &tracker->disks[i];
+
+		if (disk->mode == BLKCBT_MODE_FUZZY)
+			continue;
+		disk->mode = BLKCBT_MODE_FUZZY;
+		disk->downgrades++;
+		if (reason != disk->reason)
+			snprintf(disk->reason, sizeof(disk->reason), "%s", reason);
+	}
+}
+
 static int file_get(struct tracker *tracker, dev_t dev, struct cbt_disk *out)
 {
 	struct file_disk *disk = file_find(tracker, dev);
@@ -271,6 +323,13 @@ static int file_get(struct tracker *tracker, dev_t dev, struct cbt_disk *out)
 	out->epoch_committed = disk->committed;
 	out->flags = disk->committed ? 0 : BLKCBT_DISK_F_UNSYNCED;
 	out->epoch_state = file_open_epoch(tracker, disk) ? BLKCBT_EPOCH_OPEN : BLKCBT_EPOCH_NONE;
+	if (out->epoch_state == BLKCBT_EPOCH_OPEN && disk->mode != BLKCBT_MODE_FUZZY &&
+	    file_knob(tracker, "downgrade", disk->reason, sizeof(disk->reason)))
+		file_downgrade(tracker, disk->reason);
+	out->epoch_mode = out->epoch_state == BLKCBT_EPOCH_OPEN ? disk->mode : BLKCBT_MODE_FUZZY;
+	out->budget_bytes = disk->budget_bytes;
+	out->downgrades = disk->downgrades;
+	snprintf(out->downgrade_reason, sizeof(out->downgrade_reason), "%s", disk->reason);
 	out->dirty_bytes = file_bytes(tracker, disk, "dirty");
 	out->open_bytes = file_bytes(tracker, disk, "open");
 	return 0;
@@ -295,6 +354,7 @@ static int file_attach(struct tracker *tracker, const char *path, dev_t dev, uin
 	memset(disk, 0, sizeof(*disk));
 	disk->dev = dev;
 	snprintf(disk->name, sizeof(disk->name), "%.31s", base);
+	snprintf(disk->path, sizeof(disk->path), "%s", path);
 	file_path(tracker, disk->name, "state", state);
 	FILE *file = fopen(state, "re");
 	if (file) {
@@ -327,7 +387,7 @@ static int file_attach(struct tracker *tracker, const char *path, dev_t dev, uin
 
 static int file_detach(struct tracker *tracker, dev_t dev, bool force)
 {
-	static const char *const suffixes[] = { "dirty", "open", "state" };
+	static const char *const suffixes[] = { "dirty", "open", "state", "image" };
 	struct file_disk *disk = file_find(tracker, dev);
 	char path[PATH_MAX];
 
@@ -344,9 +404,45 @@ static int file_detach(struct tracker *tracker, dev_t dev, bool force)
 	return 0;
 }
 
-static int file_cut(struct tracker *tracker, uint64_t epoch, const dev_t *devs, size_t count,
-		    uint64_t *cut_ns)
+/* What is dirty, or all of the disk, into its image. */
+static int file_copy(struct tracker *tracker, const struct file_disk *disk, bool all)
 {
+	CLEANUP_FREE struct blkcbt_extent *list = NULL;
+	struct blkcbt_extent whole = { .length_bytes = disk->size_bytes };
+	char path[PATH_MAX];
+	CLEANUP_FREE char *buffer = aligned_alloc(4096, MIB);
+	size_t count = 0;
+	int rc = file_extents(tracker, disk, "open", &list, &count);
+
+	file_path(tracker, disk->name, "image", path);
+	CLEANUP_FD int to = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	CLEANUP_FD int from = open(disk->path, O_RDONLY | O_DIRECT | O_CLOEXEC);
+	if (from < 0)
+		from = open(disk->path, O_RDONLY | O_CLOEXEC);
+	if (rc || !buffer || to < 0 || from < 0 || ftruncate(to, (off_t)disk->size_bytes) < 0)
+		return rc ? rc : -EIO;
+	for (size_t i = 0; i < (all ? 1 : count); i++) {
+		const struct blkcbt_extent *e = all ? &whole : &list[i];
+
+		for (uint64_t at = 0; at < e->length_bytes;) {
+			uint64_t left = e->length_bytes - at;
+			ssize_t n = pread(from, buffer, left < MIB ? left : MIB,
+					  (off_t)(e->offset_bytes + at));
+
+			if (n <= 0 || pwrite(to, buffer, (size_t)n, (off_t)(e->offset_bytes + at)) != n)
+				return -EIO;
+			at += (uint64_t)n;
+		}
+	}
+	return 0;
+}
+
+static int file_cut(struct tracker *tracker, struct cbt_cut *cut, const dev_t *devs, size_t count)
+{
+	uint64_t epoch = cut->epoch;
+
+	if (cut->mode != BLKCBT_MODE_FUZZY && file_knob(tracker, "degraded", NULL, 0))
+		return file_fail(tracker, -EOPNOTSUPP, "there is no gate");
 	FILE_LOCKED(tracker);
 	for (size_t i = 0; i < count; i++) {
 		struct file_disk *disk = file_find(tracker, devs[i]);
@@ -369,8 +465,14 @@ static int file_cut(struct tracker *tracker, uint64_t epoch, const dev_t *devs, 
 		file_path(tracker, disk->name, "open", open_path);
 		if (rename(dirty, open_path) < 0)
 			return file_fail(tracker, -errno, "cannot rename the dirty list");
+		disk->mode = cut->mode;
+		disk->budget_bytes = cut->budget_bytes;
+		if (cut->mode != BLKCBT_MODE_FUZZY &&
+		    file_copy(tracker, disk, cut->mode == BLKCBT_MODE_SNAPSHOT))
+			return file_fail(tracker, -EIO, "cannot copy to the image");
 	}
-	*cut_ns = util_now_ns();
+	cut->cut_ns = util_now_ns();
+	cut->hold_ns = 12345;
 	return 0;
 }
 
@@ -512,6 +614,66 @@ static void file_extents_close(struct tracker_extents *extents)
 	free(extents);
 }
 
+static void file_image_path(struct tracker *tracker, const struct cbt_disk *disk, char *out,
+			    size_t out_bytes)
+{
+	snprintf(out, out_bytes, "%s/%s.image", tracker->directory, disk->name);
+}
+
+static int file_image_open(struct tracker *tracker, const struct cbt_disk *info,
+			   struct tracker_image **out)
+{
+	bool tiny = file_knob(tracker, "tiny-budget", NULL, 0);
+	struct tracker_image *image = malloc(sizeof(*image));
+	char path[PATH_MAX];
+	int rc;
+
+	if (!image)
+		return -ENOMEM;
+	file_image_path(tracker, info, path, sizeof(path));
+	if (tiny)
+		file_downgrade(tracker, "budget exhausted, the test says");
+	/* Write-only: its reads fail, as those of the image of an epoch that was downgraded. */
+	image->fd = open(path, (tiny ? O_WRONLY : O_RDWR) | O_CLOEXEC);
+	if (image->fd < 0) {
+		rc = -errno;
+		free(image);
+		return rc;
+	}
+	*out = image;
+	return 0;
+}
+
+static int file_image_fd(const struct tracker_image *image)
+{
+	return image->fd;
+}
+
+static int file_image_release(struct tracker_image *image, const struct blkcbt_extent *extents,
+			      size_t count)
+{
+	static char junk[65536];
+
+	memset(junk, 0xdb, sizeof(junk));
+	for (size_t i = 0; i < count; i++)
+		for (uint64_t at = 0; at < extents[i].length_bytes; at += sizeof(junk)) {
+			uint64_t left = extents[i].length_bytes - at;
+
+			if (pwrite(image->fd, junk, left < sizeof(junk) ? left : sizeof(junk),
+				   (off_t)(extents[i].offset_bytes + at)) < 0)
+				return -errno;
+		}
+	return 0;
+}
+
+static void file_image_close(struct tracker_image *image)
+{
+	if (!image)
+		return;
+	close(image->fd);
+	free(image);
+}
+
 static int file_events_fd(const struct tracker *tracker)
 {
 	(void)tracker;
@@ -545,6 +707,11 @@ const struct tracker_ops tracker_file_ops = {
 	.extents_open = file_extents_open,
 	.extents_read = file_extents_read,
 	.extents_close = file_extents_close,
+	.image_path = file_image_path,
+	.image_open = file_image_open,
+	.image_fd = file_image_fd,
+	.image_release = file_image_release,
+	.image_close = file_image_close,
 	.events_fd = file_events_fd,
 	.events_read = file_events_read,
 };

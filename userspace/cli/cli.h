@@ -24,9 +24,9 @@ enum cli_daemon { CLI_AGENT, CLI_PROCESS_SERVER, CLI_MASTER_TARGET, CLI_DAEMONS 
  */
 struct cli_options {
 	const char *socket;
-	const char *name;
+	const char *name, *mount;
 	uint64_t granule_bytes, timeout_ms, watch_ms;
-	bool json, force, yes, thaw, stop, watch;
+	bool json, force, yes, thaw, stop, watch, release;
 	int argc; /* what is left: arguments of the command */
 	char **argv;
 };
@@ -65,11 +65,18 @@ enum cli_exit command_status(const struct cli_options *options);
 enum cli_exit command_disk_attach(const struct cli_options *options);
 enum cli_exit command_disk_detach(const struct cli_options *options);
 enum cli_exit command_disk_list(const struct cli_options *options);
+enum cli_exit command_disk_snapshot(const struct cli_options *options);
+enum cli_exit command_tag_app(const struct cli_options *options);
+enum cli_exit command_tag_crash(const struct cli_options *options);
 enum cli_exit command_failback(const struct cli_options *options);
 enum cli_exit command_resume(const struct cli_options *options);
 enum cli_exit command_target_list(const struct cli_options *options);
 enum cli_exit command_target_forget(const struct cli_options *options);
 
+/** status_points - of an agent: whether its epochs are consistent, its tags; @now_ms: wall clock */
+void status_points(const json_t *answer, uint64_t now_ms, FILE *out);
+/** status_target_points - what a machine's target is, as the master target shows it */
+void status_target_points(const json_t *machine, uint64_t now_ms, FILE *out);
 /** status_target - the lines of one machine as the master target shows it */
 void status_target(const json_t *machine);
 /** status_process_server - what a process server answered, for people; @now_ms: wall clock, for the age of errors */

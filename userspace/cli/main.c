@@ -16,7 +16,8 @@
 const char *argp_program_version = "reprotect " REPROTECT_VERSION;
 const char *argp_program_bug_address;
 
-enum { TAKES_JSON = 1, TAKES_NAME = 2, TAKES_FORCE = 4, TAKES_WATCH = 8, TAKES_FAILBACK = 16, TAKES_YES = 32 };
+enum { TAKES_JSON = 1, TAKES_NAME = 2, TAKES_FORCE = 4, TAKES_WATCH = 8, TAKES_FAILBACK = 16, TAKES_YES = 32,
+       TAKES_TAG = 64, TAKES_SNAPSHOT = 128 };
 
 struct command {
 	const char *group, *word; /* group NULL: a single word */
@@ -33,6 +34,12 @@ static const struct command commands[] = {
 	{ "disk", "detach", command_disk_detach, TAKES_JSON | TAKES_FORCE, "DEVICE|NAME",
 	  "Stop replicating a disk; attaching it again needs a new initial sync." },
 	{ "disk", "list", command_disk_list, TAKES_JSON, "", "List the disks." },
+	{ "disk", "snapshot", command_disk_snapshot, TAKES_JSON | TAKES_SNAPSHOT, "DEVICE|NAME",
+	  "Show a disk as it is now, read-only; replication waits until it is released." },
+	{ "tag", "app", command_tag_app, TAKES_JSON | TAKES_TAG, "",
+	  "Make an application-consistent recovery point: scripts, freeze, cut, thaw." },
+	{ "tag", "crash", command_tag_crash, TAKES_JSON | TAKES_TAG, "",
+	  "Give the next crash-consistent recovery point a name." },
 	{ NULL, "failback", command_failback, TAKES_JSON | TAKES_FAILBACK | TAKES_YES, "",
 	  "Freeze the filesystems, send the last changes, compare and release the targets." },
 	{ NULL, "resume", command_resume, TAKES_JSON, "",
@@ -50,7 +57,9 @@ enum {
 	OPTION_THAW,
 	OPTION_STOP,
 	OPTION_SOCKET,
-	OPTION_TIMEOUT
+	OPTION_TIMEOUT,
+	OPTION_MOUNT,
+	OPTION_RELEASE
 };
 
 static const struct {
@@ -68,6 +77,11 @@ static const struct {
 	  { "timeout", OPTION_TIMEOUT, "TIME", 0, "Give up after TIME, e.g. 30min (default 2h)", 0 } },
 	{ TAKES_FAILBACK, { "thaw", OPTION_THAW, NULL, 0, "Thaw the filesystems at the end", 0 } },
 	{ TAKES_FAILBACK, { "stop", OPTION_STOP, NULL, 0, "Stop the failback that is under way", 0 } },
+	{ TAKES_TAG, { "name", OPTION_NAME, "NAME", 0, "Name of the recovery point (default: kind and time)", 0 } },
+	{ TAKES_TAG | TAKES_SNAPSHOT,
+	  { "timeout", OPTION_TIMEOUT, "TIME", 0, "How long to wait (default 5min; snapshot: 1min)", 0 } },
+	{ TAKES_SNAPSHOT, { "mount", OPTION_MOUNT, "DIR", 0, "Mount it there, read-only", 0 } },
+	{ TAKES_SNAPSHOT, { "release", OPTION_RELEASE, NULL, 0, "End it: replication goes on", 0 } },
 	{ TAKES_YES, { "yes", 'y', NULL, 0, "Do not ask", 0 } },
 };
 
@@ -101,6 +115,12 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case OPTION_TIMEOUT:
 		if (conf_parse_ms(arg, &options->timeout_ms) || !options->timeout_ms)
 			argp_error(state, "--timeout %s: not a time (90s, 30min, 2h)", arg);
+		return 0;
+	case OPTION_MOUNT:
+		options->mount = arg;
+		return 0;
+	case OPTION_RELEASE:
+		options->release = true;
 		return 0;
 	case OPTION_THAW:
 		options->thaw = true;

@@ -61,6 +61,7 @@ static void print_agent(const json_t *json)
 	       cli_true(json, "synced") ? format_duration(cli_number(json, "lag_ms"), a, sizeof(a)) :
 					  "not in sync yet",
 	       bytes_text(json, "dirty_bytes", b));
+	status_points(json, util_wall_ms(), stdout);
 	printf("  rates         read %s, sent %s, memory %s, io %s\n",
 	       format_rate(cli_number(rates, "read_bytes_per_s"), a, sizeof(a)),
 	       format_rate(cli_number(rates, "sent_bytes_per_s"), b, sizeof(b)),
@@ -109,6 +110,7 @@ void status_target(const json_t *machine)
 	printf("  machine %-12s %s  last epoch applied %" PRIu64 ", %s\n", cli_text(machine, "host"),
 	       cli_text(machine, "status"), cli_number(machine, "last_applied"),
 	       json_is_string(json_object_get(machine, "connected")) ? "connected" : "not connected");
+	status_target_points(machine, util_wall_ms(), stdout);
 	printf("    uuid %s, %s\n", cli_text(machine, "machine"),
 	       format_rate(cli_number(machine, "rate_bytes_per_second"), a, sizeof(a)));
 	if (json_is_object(epoch))

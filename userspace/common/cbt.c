@@ -43,6 +43,7 @@ struct call {
 	bool interrupted; /* the list changed while it was read */
 	int (*reply)(struct nlattr **attrs, struct nlmsghdr *header, void *user);
 	void *user;
+	uint32_t deadline_ms; /* of a hold */
 };
 
 static int set_error(struct cbt *cbt, int error, const char *format, ...)
@@ -289,6 +290,15 @@ static int get_disk(struct nlattr *nest, struct cbt_disk *disk)
 	get_u64(attrs, BLKCBT_A_PASSTHROUGH, &disk->passthrough);
 	get_u64(attrs, BLKCBT_A_PARKED, &disk->parked);
 	get_u64(attrs, BLKCBT_A_INFLIGHT, &disk->inflight);
+	get_u32(attrs, BLKCBT_A_EPOCH_MODE, &disk->epoch_mode);
+	get_u64(attrs, BLKCBT_A_BUDGET_BYTES, &disk->budget_bytes);
+	get_u64(attrs, BLKCBT_A_PRESERVED_BYTES, &disk->preserved_bytes);
+	get_u64(attrs, BLKCBT_A_PRESERVES, &disk->preserves);
+	get_u64(attrs, BLKCBT_A_DOWNGRADES, &disk->downgrades);
+	get_u64(attrs, BLKCBT_A_HELD, &disk->held);
+	get_u64(attrs, BLKCBT_A_HELD_MAX_NS, &disk->held_max_ns);
+	get_text(attrs, BLKCBT_A_DOWNGRADE_REASON, disk->downgrade_reason,
+		 sizeof(disk->downgrade_reason));
 	return 0;
 }
 
@@ -403,6 +413,8 @@ static int reply_info(struct nlattr **attrs, struct nlmsghdr *header, void *user
 	get_u32(attrs, BLKCBT_A_OBSERVERS, &info->observers);
 	get_text(attrs, BLKCBT_A_GATE_REASON, info->gate_reason, sizeof(info->gate_reason));
 	info->faults = attrs[BLKCBT_A_FAULTS] != NULL;
+	if (attrs[BLKCBT_A_HOLDS] && (size_t)nla_len(attrs[BLKCBT_A_HOLDS]) >= sizeof(info->holds))
+		memcpy(&info->holds, nla_data(attrs[BLKCBT_A_HOLDS]), sizeof(info->holds));
 	return 0;
 }
 
@@ -511,18 +523,39 @@ int cbt_list(struct cbt *cbt, struct cbt_disk **disks, size_t *count)
 
 static int reply_cut(struct nlattr **attrs, struct nlmsghdr *header, void *user)
 {
+	struct cbt_cut *cut = user;
+
 	(void)header;
-	get_u64(attrs, BLKCBT_A_CUT_NS, user);
+	get_u64(attrs, BLKCBT_A_CUT_NS, &cut->cut_ns);
+	get_u64(attrs, BLKCBT_A_HOLD_NS, &cut->hold_ns);
 	return 0;
 }
 
-/* CUT, COMMIT and ABORT: an epoch and its disks. */
+/* What a cut says beyond its epoch and disks. A fuzzy one says nothing: that is the default. */
+static int put_cut(struct nl_msg *message, const struct cbt_cut *cut)
+{
+	int error = 0;
+
+	if (cut->mode != BLKCBT_MODE_FUZZY)
+		error = nla_put_u32(message, BLKCBT_A_EPOCH_MODE, cut->mode);
+	if (error >= 0 && cut->mode != BLKCBT_MODE_FUZZY && cut->budget_bytes)
+		error = nla_put_u64(message, BLKCBT_A_BUDGET_BYTES, cut->budget_bytes);
+	if (error >= 0 && cut->hold_id)
+		error = nla_put_u64(message, BLKCBT_A_HOLD_ID, cut->hold_id);
+	return error;
+}
+
+/* CUT, COMMIT, ABORT (an epoch and its disks) and HOLD (@epoch 0: disks alone). */
 static int call_group(struct call *call, uint8_t command, uint64_t epoch,
 		      const struct cbt_range *ranges, const dev_t *devs, size_t count)
 {
 	struct nl_msg *message = new_request(call->cbt, command, 0);
-	int bad = message ? nla_put_u64(message, BLKCBT_A_EPOCH, epoch) : 0;
+	int bad = message && epoch ? nla_put_u64(message, BLKCBT_A_EPOCH, epoch) : 0;
 
+	if (message && bad >= 0 && command == BLKCBT_CMD_CUT)
+		bad = put_cut(message, call->user);
+	if (message && bad >= 0 && command == BLKCBT_CMD_HOLD && call->deadline_ms)
+		bad = nla_put_u32(message, BLKCBT_A_DEADLINE_MS, call->deadline_ms);
 	for (size_t i = 0; message && bad >= 0 && i < count; i++) {
 		struct cbt_range whole = { .dev = devs ? devs[i] : 0 };
 
@@ -531,14 +564,58 @@ static int call_group(struct call *call, uint8_t command, uint64_t epoch,
 	return call_kernel(call, message, bad);
 }
 
-int cbt_cut(struct cbt *cbt, uint64_t epoch, const dev_t *devs, size_t count, uint64_t *cut_ns)
+int cbt_cut(struct cbt *cbt, struct cbt_cut *cut, const dev_t *devs, size_t count)
 {
-	uint64_t ignored = 0;
-	struct call call = { .cbt = cbt, .reply = reply_cut, .user = cut_ns ? cut_ns : &ignored };
+	struct call call = { .cbt = cbt, .reply = reply_cut, .user = cut };
 
-	if (cut_ns)
-		*cut_ns = 0;
-	return call_group(&call, BLKCBT_CMD_CUT, epoch, NULL, devs, count);
+	cut->cut_ns = cut->hold_ns = 0;
+	return call_group(&call, BLKCBT_CMD_CUT, cut->epoch, NULL, devs, count);
+}
+
+static int reply_hold(struct nlattr **attrs, struct nlmsghdr *header, void *user)
+{
+	(void)header;
+	get_u64(attrs, BLKCBT_A_HOLD_ID, user);
+	return 0;
+}
+
+int cbt_hold(struct cbt *cbt, const dev_t *devs, size_t count, uint32_t deadline_ms, uint64_t *hold_id)
+{
+	struct call call = { .cbt = cbt,
+			     .reply = reply_hold,
+			     .user = hold_id,
+			     .deadline_ms = deadline_ms };
+
+	*hold_id = 0;
+	return call_group(&call, BLKCBT_CMD_HOLD, 0, NULL, devs, count);
+}
+
+int cbt_release_hold(struct cbt *cbt, uint64_t hold_id)
+{
+	struct call call = { .cbt = cbt };
+	struct nl_msg *message = new_request(cbt, BLKCBT_CMD_RELEASE, 0);
+
+	return call_kernel(&call, message,
+			   message ? nla_put_u64(message, BLKCBT_A_HOLD_ID, hold_id) : 0);
+}
+
+uint64_t cbt_holds_quantile_ns(const struct blkcbt_holds *holds, unsigned per_mille)
+{
+	const size_t last = sizeof(holds->bucket) / sizeof(holds->bucket[0]) - 1;
+	uint64_t sum = 0, total = 0;
+
+	for (size_t i = 0; i <= last; i++)
+		total += holds->bucket[i];
+	if (!total)
+		return 0;
+	for (size_t i = 0; i < last; i++) {
+		uint64_t end = 2ull << i;
+
+		sum += holds->bucket[i];
+		if (sum * 1000 >= total * per_mille)
+			return holds->max_ns && holds->max_ns < end ? holds->max_ns : end;
+	}
+	return holds->max_ns;
 }
 
 int cbt_commit(struct cbt *cbt, uint64_t epoch, const struct cbt_range *ranges, size_t count)
@@ -645,6 +722,39 @@ int cbt_extents_open(const struct cbt_disk *disk)
 	int fd;
 
 	snprintf(path, sizeof(path), BLKCBT_CHARDEV_FORMAT, disk->index);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	return fd < 0 ? -errno : fd;
+}
+
+int cbt_extents_release(int fd, const struct blkcbt_extent *extents, size_t count)
+{
+	size_t left = count * sizeof(*extents);
+	const char *at = (const char *)extents;
+
+	while (left) {
+		ssize_t n = write(fd, at, left);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n ? -errno : -EIO;
+		at += n;
+		left -= (size_t)n;
+	}
+	return 0;
+}
+
+void cbt_image_path(const struct cbt_disk *disk, char *out, size_t out_bytes)
+{
+	snprintf(out, out_bytes, BLKCBT_IMAGE_FORMAT, disk->index);
+}
+
+int cbt_image_open(const struct cbt_disk *disk)
+{
+	char path[64];
+	int fd;
+
+	cbt_image_path(disk, path, sizeof(path));
+	fd = open(path, O_RDONLY | O_DIRECT | O_CLOEXEC);
 	return fd < 0 ? -errno : fd;
 }

@@ -25,6 +25,7 @@ struct cbt_info {
 	uint32_t observers; /* BLKCBT_OBSERVER_* */
 	char gate_reason[400];
 	bool faults;
+	struct blkcbt_holds holds;
 };
 
 /* As BLKCBT_A_* say. */
@@ -35,6 +36,22 @@ struct cbt_disk {
 	uint64_t id, size_bytes, epoch, epoch_committed, cut_ns;
 	uint64_t dirty_bytes, open_bytes, map_bytes;
 	uint64_t map_fallbacks, escapes, late, passthrough, parked, inflight;
+	uint32_t epoch_mode; /* enum blkcbt_epoch_mode, of the open epoch */
+	uint64_t budget_bytes, preserved_bytes, preserves, downgrades, held, held_max_ns;
+	char downgrade_reason[160];
+};
+
+/**
+ * struct cbt_cut - one cut
+ * @epoch, @mode (enum blkcbt_epoch_mode), @budget_bytes (0: the module's default), @hold_id (0:
+ *	none): what is asked for
+ * @cut_ns, @hold_ns: the answer
+ */
+struct cbt_cut {
+	uint64_t epoch;
+	uint32_t mode;
+	uint64_t budget_bytes, hold_id;
+	uint64_t cut_ns, hold_ns;
 };
 
 struct cbt_range {
@@ -57,17 +74,30 @@ int cbt_detach(struct cbt *cbt, dev_t dev, bool force);
 int cbt_get(struct cbt *cbt, dev_t dev, struct cbt_disk *disk);
 /** cbt_list - all tracked disks; *disks is malloc'ed */
 int cbt_list(struct cbt *cbt, struct cbt_disk **disks, size_t *count);
-int cbt_cut(struct cbt *cbt, uint64_t epoch, const dev_t *devs, size_t count, uint64_t *cut_ns);
+int cbt_cut(struct cbt *cbt, struct cbt_cut *cut, const dev_t *devs, size_t count);
 int cbt_commit(struct cbt *cbt, uint64_t epoch, const struct cbt_range *ranges, size_t count);
 int cbt_abort(struct cbt *cbt, uint64_t epoch, const dev_t *devs, size_t count);
 int cbt_mark(struct cbt *cbt, const struct cbt_range *range);
+
+/** cbt_hold - make writers to @devs wait, @deadline_ms at most (0: the module's default) */
+int cbt_hold(struct cbt *cbt, const dev_t *devs, size_t count, uint32_t deadline_ms, uint64_t *hold_id);
+/** cbt_release_hold - -ETIMEDOUT: the hold was over before */
+int cbt_release_hold(struct cbt *cbt, uint64_t hold_id);
+/** cbt_holds_quantile_ns - upper bound of the @per_mille shortest holds, from the histogram; 0: none yet. Pure. */
+uint64_t cbt_holds_quantile_ns(const struct blkcbt_holds *holds, unsigned per_mille);
 
 /* Events. */
 int cbt_events_open(struct cbt **events); /* subscribes; cbt_events_fd to wait on */
 int cbt_events_fd(const struct cbt *events);
 int cbt_events_read(struct cbt *events, void (*event)(uint32_t what, const struct cbt_disk *disk, void *user), void *user);
 
-/** cbt_extents_open - the character device of a disk; read() it as the uapi header says */
+/** cbt_extents_open - the character device of a disk; read() and write() it as the uapi header says */
 int cbt_extents_open(const struct cbt_disk *disk);
+/** cbt_extents_release - tell it that @extents were read through the image */
+int cbt_extents_release(int fd, const struct blkcbt_extent *extents, size_t count);
+/** cbt_image_path - of the image of a disk, into @out */
+void cbt_image_path(const struct cbt_disk *disk, char *out, size_t out_bytes);
+/** cbt_image_open - the image, read-only, O_DIRECT; a descriptor or negative errno */
+int cbt_image_open(const struct cbt_disk *disk);
 
 #endif

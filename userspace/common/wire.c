@@ -115,6 +115,11 @@ static const struct type_rule {
 	[WIRE_ERROR] = { .name = "ERROR", .payload_min = 2, .payload_max = WIRE_JSON_MAX },
 	[WIRE_PING] = { .name = "PING" },
 	[WIRE_PONG] = { .name = "PONG" },
+	[WIRE_TAG] = { .name = "TAG",
+		       .payload_min = 2,
+		       .payload_max = WIRE_TAG_MAX,
+		       .epoch = true,
+		       .inner = true },
 };
 
 const char *wire_type_name(unsigned type)
@@ -161,6 +166,8 @@ static const char *check_fields(const struct wire_frame *frame)
 		return "BEGIN is not frame 0";
 	if (rule->inner && !frame->seq)
 		return "frame 0 is not BEGIN";
+	if (frame->type == WIRE_TAG && (frame->disk || frame->offset || frame->length))
+		return "TAG names a range";
 	return rule->range ? check_range(frame) : NULL;
 }
 
@@ -215,6 +222,11 @@ uint64_t wire_digest_add(uint64_t digest, const struct wire_frame *frame)
 	/* A sum, so that the order does not matter; a frame counted twice does. */
 	wire_encode(frame, header);
 	return digest + XXH3_64bits(header, sizeof(header));
+}
+
+bool wire_in_digest(unsigned type)
+{
+	return type == WIRE_DATA || type == WIRE_ZERO || type == WIRE_VERIFY || type == WIRE_TAG;
 }
 
 bool wire_is_zero(const void *data, size_t bytes)

@@ -9,7 +9,7 @@
  *
  * One connection carries one machine. The order upstream to downstream is
  *
- *	HELLO  ( BEGIN ( DATA | ZERO )* VERIFY* END  |  BEGIN ... ABORT  |  PING )*
+ *	HELLO  ( BEGIN ( DATA | ZERO )* VERIFY* TAG? END  |  BEGIN ... ABORT  |  PING )*
  *
  * and downstream answers HELLO_ACK, ACK, ERROR, PONG. An epoch that was begun
  * and not ended when a new BEGIN or the end of the connection comes is dropped.
@@ -23,10 +23,11 @@
 #include <stdint.h>
 
 #define WIRE_MAGIC 0x31545052u /* "RPT1" */
-#define WIRE_VERSION 1u
+#define WIRE_VERSION 2u
 #define WIRE_HEADER_BYTES 64u
 #define WIRE_PAYLOAD_MAX (1024u * 1024u)
 #define WIRE_JSON_MAX (256u * 1024u) /* payload of HELLO, HELLO_ACK, ERROR, ACK */
+#define WIRE_TAG_MAX (64u * 1024u)   /* payload of TAG */
 #define WIRE_SECTOR 512u	     /* offsets and lengths are multiples of this */
 
 /**
@@ -47,7 +48,7 @@
  * @WIRE_VERIFY: after all DATA and ZERO: payload is the XXH3-128 (canonical, 16
  *	bytes) of that range as the source has it. length <= 64 MiB.
  * @WIRE_END: seq: number of the frame as always (BEGIN is 0); offset: digest (wire_digest_add over all DATA,
- *	ZERO and VERIFY frames); length: bytes in DATA and ZERO frames.
+ *	ZERO, VERIFY and TAG frames); length: bytes in DATA and ZERO frames; flags: WIRE_END_*.
  * @WIRE_ABORT: the epoch that was begun will not be ended.
  * @WIRE_ACK: epoch, attempt; flags: one of WIRE_ACK_*. For PROGRESS seq is the
  *	next frame wanted, all before it being durable. APPLIED may carry JSON
@@ -57,6 +58,9 @@
  *	("resync-needed", "target-refused", "version", "bad-frame", "busy",
  *	"downstream-unreachable", "released", "io", "no-space"); fatal: the sender closes.
  * @WIRE_PING: answered by PONG; both are handled inside conn.c.
+ * @WIRE_TAG: last before the END of an epoch that ends as WIRE_END_CONSISTENT, at most one. JSON
+ *	{"kind" ("crash" or "app"), "name", "time" (RFC 3339, UTC, ms: wall clock of the cut), "epoch",
+ *	"scripts":[{"path","phase","exit","ms","output"}], "filesystems":[{"point","type","frozen"}]}.
  */
 enum wire_type {
 	WIRE_HELLO = 1,
@@ -71,12 +75,19 @@ enum wire_type {
 	WIRE_ERROR,
 	WIRE_PING,
 	WIRE_PONG,
-	WIRE_TYPE_MAX = WIRE_PONG
+	WIRE_TAG,
+	WIRE_TYPE_MAX = WIRE_TAG
 };
 
-#define WIRE_EPOCH_FUZZY (1u << 0)   /* read from the live disk */
+#define WIRE_EPOCH_FUZZY (1u << 0)   /* read from the live disk: will not end as consistent */
 #define WIRE_EPOCH_INITIAL (1u << 1) /* part of an initial sync or resync: more follows */
 #define WIRE_EPOCH_FINAL (1u << 2)   /* failback: verify, then release the targets */
+
+/*
+ * With the epoch applied, the target is what the source was at the cut. Known only when all has been
+ * read, so it stands here and not in BEGIN.
+ */
+#define WIRE_END_CONSISTENT (1u << 0)
 
 #define WIRE_ACK_SPOOLED (1u << 0)
 #define WIRE_ACK_APPLIED (1u << 1)
@@ -133,6 +144,9 @@ uint32_t wire_crc(const void *data, size_t bytes);
  * payload_crc too: the sender fills it in first (and tells conn_send @crc_known).
  */
 uint64_t wire_digest_add(uint64_t digest, const struct wire_frame *frame);
+
+/** wire_in_digest - whether frames of @type count in the digest of their epoch */
+bool wire_in_digest(unsigned type);
 
 /** wire_type_name - "DATA" for WIRE_DATA; "?" for what is unknown */
 const char *wire_type_name(unsigned type);

@@ -211,6 +211,7 @@ static int begin_record(struct apply *apply, const struct wire_frame *frame)
 	}
 	if (anew) {
 		state->status = STATE_INITIAL;
+		tags_restart(&state->tags);
 		changed = true;
 	}
 	return changed ? save(apply) : 0;
@@ -316,7 +317,7 @@ static void count_frame(struct apply *apply, const struct wire_frame *frame)
 
 	position->seq++;
 	position->digest = wire_digest_add(position->digest, frame);
-	if (frame->type != WIRE_VERIFY)
+	if (frame->type == WIRE_DATA || frame->type == WIRE_ZERO)
 		position->bytes += frame->length;
 }
 
@@ -328,10 +329,10 @@ static enum step on_data(struct apply *apply, struct apply_queued *queued)
 
 	if (!fits(apply, frame) || apply->phase == APPLY_SKIP)
 		return STEP_DONE;
-	if (apply->position.verifying)
+	if (apply->position.verifying || apply->position.tag)
 		return FAULT(apply, "bad-frame", false, SEND_AGAIN,
-			     "machine %s: epoch %" PRIu64 ": %s after VERIFY", apply->name, frame->epoch,
-			     wire_type_name(frame->type));
+			     "machine %s: epoch %" PRIu64 ": %s after %s", apply->name, frame->epoch,
+			     wire_type_name(frame->type), apply->position.tag ? "TAG" : "VERIFY");
 	target = checked_target(apply, frame);
 	if (!target)
 		return STEP_DONE;
@@ -363,6 +364,9 @@ static enum step on_verify(struct apply *apply, struct apply_queued *queued)
 	target = checked_target(apply, frame);
 	if (!target)
 		return STEP_DONE;
+	if (apply->position.tag)
+		return FAULT(apply, "bad-frame", false, SEND_AGAIN,
+			     "machine %s: epoch %" PRIu64 ": VERIFY after TAG", apply->name, frame->epoch);
 	if (!queued->payload || frame->payload_bytes != 16)
 		return FAULT(apply, "bad-frame", false, SEND_AGAIN,
 			     "machine %s: epoch %" PRIu64 ": VERIFY without a hash", apply->name,
@@ -408,6 +412,27 @@ static void verify_finished(void *user, bool equal, int error)
 		checkpoint_consider(apply); /* before the next VERIFY, if it is here already */
 	}
 	pump(apply);
+}
+
+/* What the epoch promises; kept with the position, recorded at its end. */
+static enum step on_tag(struct apply *apply, const struct apply_queued *queued)
+{
+	const struct wire_frame *frame = &queued->frame;
+	struct state_position *position = &apply->position;
+	const char *why;
+
+	if (!fits(apply, frame) || apply->phase == APPLY_SKIP)
+		return STEP_DONE;
+	if (position->tag || position->flags & (WIRE_EPOCH_FUZZY | WIRE_EPOCH_INITIAL))
+		return FAULT(apply, "bad-frame", true, "update the agent",
+			     "machine %s: epoch %" PRIu64 ": %s", apply->name, frame->epoch,
+			     position->tag ? "a second TAG" : "TAG in a fuzzy epoch");
+	position->tag = tags_parse(queued->payload, frame->payload_bytes, frame->epoch, &why);
+	if (!position->tag)
+		return FAULT(apply, "bad-frame", true, "update the agent",
+			     "machine %s: epoch %" PRIu64 ": TAG: %s", apply->name, frame->epoch, why);
+	count_frame(apply, frame);
+	return STEP_DONE;
 }
 
 /* The first disk that VERIFY frames did not cover from its start to its end, or NULL. */
@@ -473,6 +498,12 @@ static enum step on_end(struct apply *apply, const struct wire_frame *frame)
 			     "order; update the agent",
 			     "disk %s/%s: final epoch %" PRIu64 " does not verify all of it", apply->name,
 			     rest->name, position->epoch);
+	if (frame->flags & WIRE_END_CONSISTENT ? position->flags & (WIRE_EPOCH_FUZZY | WIRE_EPOCH_INITIAL) :
+						 position->tag != NULL)
+		return FAULT(apply, "bad-frame", true, "update the agent",
+			     "machine %s: epoch %" PRIu64 " %s", apply->name, position->epoch,
+			     position->tag ? "has a TAG, but does not end as consistent" :
+					     "ends as consistent, but began as fuzzy");
 	apply->phase = APPLY_ENDING;
 	if (writer_flush(&apply->writer, apply->targets, apply->target_count))
 		return FAULT(apply, "io", false, "free memory on this machine",
@@ -489,6 +520,17 @@ static void end_commit(struct apply *apply)
 	bool final = (position->flags & WIRE_EPOCH_FINAL) != 0;
 	bool released = final && !json_array_size(position->mismatch);
 
+	tags_copy(&state->tags, &before.tags);
+	if (tags_applied(&state->tags, position->epoch,
+			 frame.flags & WIRE_END_CONSISTENT && !json_array_size(position->mismatch),
+			 position->flags & WIRE_EPOCH_INITIAL, position->tag)) {
+		tags_clear(&state->tags);
+		*state = before;
+		FAULT(apply, "io", false, "free memory on this machine",
+		      "machine %s: cannot record epoch %" PRIu64 ": out of memory", apply->name,
+		      position->epoch);
+		return;
+	}
 	state->last_applied = position->epoch;
 	state->applied_ms = util_wall_ms();
 	state->last_mismatch = json_incref(position->mismatch);
@@ -501,11 +543,13 @@ static void end_commit(struct apply *apply)
 	}
 	if (save(apply)) {
 		json_decref(state->last_mismatch);
+		tags_clear(&state->tags);
 		*state = before;
 		return;
 	}
 	json_decref(before.last_mismatch);
-	json_decref(before.partial.mismatch);
+	tags_clear(&before.tags);
+	state_position_clear(&before.partial);
 	apply->phase = APPLY_BETWEEN;
 	pop(apply);
 	if (released) {
@@ -535,6 +579,8 @@ static enum step take(struct apply *apply, struct apply_queued *queued)
 		return on_data(apply, queued);
 	case WIRE_VERIFY:
 		return on_verify(apply, queued);
+	case WIRE_TAG:
+		return on_tag(apply, queued);
 	case WIRE_END:
 		return on_end(apply, &queued->frame);
 	case WIRE_ABORT:

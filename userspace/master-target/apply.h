@@ -52,7 +52,7 @@ struct apply_events {
  *	STOPPED   | apply_start: RESUMABLE when the state has a position, else BETWEEN
  *	RESUMABLE | the very frame of the position: OPEN; BEGIN: as BETWEEN; anything else: fault
  *	BETWEEN   | BEGIN: the next epoch: OPEN; one already applied: SKIP; else fault
- *	OPEN      | DATA, ZERO, VERIFY; BEGIN: dropped, as BETWEEN; ABORT: BETWEEN; END: ENDING
+ *	OPEN      | DATA, ZERO, VERIFY, TAG; BEGIN: dropped, as BETWEEN; ABORT: BETWEEN; END: ENDING
  *	SKIP      | END: acknowledge again, BETWEEN; BEGIN, ABORT as OPEN; the rest is thrown away
  *	ENDING    | flushed and saved: acknowledge, BETWEEN
  *	any       | fault or apply_stop: STOPPED

@@ -36,11 +36,13 @@ void state_init(struct state *state, const char *state_dir, const char *uuid)
 	snprintf(state->dir, sizeof(state->dir), "%s/%s", state_dir, uuid);
 	snprintf(state->uuid, sizeof(state->uuid), "%s", uuid);
 	state->created_ms = util_wall_ms();
+	tags_restart(&state->tags);
 }
 
 void state_position_clear(struct state_position *position)
 {
 	json_decref(position->mismatch);
+	json_decref(position->tag);
 	memset(position, 0, sizeof(*position));
 }
 
@@ -48,9 +50,12 @@ void state_position_copy(struct state_position *to, const struct state_position 
 {
 	json_t *mismatch = json_deep_copy(from->mismatch);
 
+	json_t *tag = json_incref(from->tag);
+
 	state_position_clear(to);
 	*to = *from;
 	to->mismatch = mismatch;
+	to->tag = tag;
 }
 
 void state_clear(struct state *state)
@@ -59,6 +64,7 @@ void state_clear(struct state *state)
 		json_decref(state->disks[i].identity);
 	free(state->disks);
 	json_decref(state->last_mismatch);
+	tags_clear(&state->tags);
 	state_position_clear(&state->partial);
 	memset(state, 0, sizeof(*state));
 }
@@ -138,11 +144,11 @@ static json_t *position_json(const struct state *state)
 		if (p->verified[i])
 			json_object_set_new(verified, state->disks[i].name,
 					    json_integer((json_int_t)p->verified[i]));
-	return json_pack("{s:I, s:o, s:o, s:I, s:I, s:I, s:I, s:b, s:o, s:O?}", "epoch",
+	return json_pack("{s:I, s:o, s:o, s:I, s:I, s:I, s:I, s:b, s:o, s:O?, s:O?}", "epoch",
 			 (json_int_t)p->epoch, "attempt", hex(p->attempt), "digest", hex(p->digest),
 			 "bytes", (json_int_t)p->bytes, "expected_bytes", (json_int_t)p->expected,
 			 "flags", (json_int_t)p->flags, "seq", (json_int_t)p->seq, "verifying",
-			 p->verifying, "verified", verified, "mismatch", p->mismatch);
+			 p->verifying, "verified", verified, "mismatch", p->mismatch, "tag", p->tag);
 }
 
 int state_save(const struct state *state)
@@ -161,13 +167,14 @@ int state_save(const struct state *state)
 						       "created", d->created, "written", d->written,
 						       "identity", d->identity));
 	}
-	root = json_pack("{s:i, s:s, s:s, s:s, s:I, s:I, s:O?, s:o, s:o, s:I, s:I, s:I}", "format",
+	root = json_pack("{s:i, s:s, s:s, s:s, s:I, s:I, s:O?, s:o, s:o, s:I, s:I, s:I, s:o}", "format",
 			 FORMAT, "machine", state->uuid, "host", state->host, "status",
 			 state_status_name(state->status), "last_applied",
 			 (json_int_t)state->last_applied, "max_epoch", (json_int_t)state->max_epoch,
 			 "mismatch", state->last_mismatch, "partial", position_json(state), "disks",
 			 disks, "created_ms", (json_int_t)state->created_ms, "applied_ms",
-			 (json_int_t)state->applied_ms, "released_ms", (json_int_t)state->released_ms);
+			 (json_int_t)state->applied_ms, "released_ms", (json_int_t)state->released_ms, "tags",
+			 tags_save(&state->tags));
 	if (!root || json_array_size(disks) != state->disk_count)
 		return -ENOMEM;
 	r = util_mkdirs(state->dir);
@@ -202,6 +209,7 @@ static void load_position(struct state *state, const json_t *json)
 	struct state_position *p = &state->partial;
 	const json_t *verified = json_object_get(json, "verified");
 	json_t *mismatch = json_object_get(json, "mismatch");
+	json_t *tag = json_object_get(json, "tag");
 
 	p->epoch = number(json, "epoch");
 	p->attempt = number(json, "attempt");
@@ -212,6 +220,7 @@ static void load_position(struct state *state, const json_t *json)
 	p->seq = (uint32_t)number(json, "seq");
 	p->verifying = json_is_true(json_object_get(json, "verifying"));
 	p->mismatch = json_is_array(mismatch) ? json_incref(mismatch) : NULL;
+	p->tag = json_is_object(tag) ? json_incref(tag) : NULL;
 	for (size_t i = 0; i < state->disk_count; i++)
 		p->verified[i] = number(verified, state->disks[i].name);
 }
@@ -242,6 +251,7 @@ static int load_json(struct state *state, const json_t *root)
 	state->applied_ms = number(root, "applied_ms");
 	state->released_ms = number(root, "released_ms");
 	state->last_mismatch = json_is_array(mismatch) ? json_incref(mismatch) : NULL;
+	tags_load(&state->tags, json_object_get(root, "tags"));
 	json_array_foreach(json_object_get(root, "disks"), i, disk) {
 		int r = load_disk(state, disk);
 

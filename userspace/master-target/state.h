@@ -14,6 +14,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "tags.h"
+
 #define STATE_NAME_BYTES 256
 #define STATE_DISKS_MAX 256
 #define STATE_MISMATCH_MAX 1000u
@@ -50,13 +52,14 @@ struct state_disk {
  * @digest, @bytes: over the frames before @seq
  * @verified: bytes from the start of each disk (same index) that VERIFY frames covered
  * @mismatch: array of {"disk","offset","length"} that did not compare equal, or NULL
+ * @tag: what the epoch's TAG says, or NULL
  */
 struct state_position {
 	uint64_t epoch, attempt, digest, bytes, expected;
 	uint32_t flags, seq;
 	bool verifying;
 	uint64_t verified[STATE_DISKS_MAX];
-	json_t *mismatch;
+	json_t *mismatch, *tag;
 };
 
 struct state {
@@ -66,6 +69,7 @@ struct state {
 	enum state_status status;
 	uint64_t last_applied, max_epoch;
 	json_t *last_mismatch; /* of the epoch last_applied, or NULL */
+	struct tags tags;
 	struct state_position partial;
 	struct state_disk *disks;
 	size_t disk_count;

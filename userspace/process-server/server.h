@@ -70,6 +70,7 @@ struct agent {
 	uint64_t since_ms; /* in this state */
 	/* the epoch that it is sending */
 	bool begun, discard;
+	bool fuzzy, tagged; /* of the epoch: as BEGIN said; TAG is here */
 	bool blocked;
 	uint64_t blocked_ms;
 	uint64_t epoch, attempt, digest, data_bytes;

@@ -88,7 +88,7 @@ static int take_frame(const struct wire_frame *f, uint64_t offset, void *user)
 			last->state = SPOOL_ABORTED;
 		return 0;
 	}
-	if (f->type != WIRE_DATA && f->type != WIRE_ZERO && f->type != WIRE_VERIFY && f->type != WIRE_END) {
+	if (!wire_in_digest(f->type) && f->type != WIRE_END) {
 		r->broken = true;
 		r->bad_offset = offset;
 		return -ECANCELED;
@@ -103,7 +103,7 @@ static int take_frame(const struct wire_frame *f, uint64_t offset, void *user)
 	e->frames++;
 	if (f->type != WIRE_END) {
 		r->digest = wire_digest_add(r->digest, f);
-		if (f->type != WIRE_VERIFY)
+		if (f->type == WIRE_DATA || f->type == WIRE_ZERO)
 			e->data_bytes += f->length;
 		return 0;
 	}

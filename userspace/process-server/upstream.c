@@ -298,6 +298,8 @@ static int begin(struct agent *a, const struct wire_frame *f)
 	a->attempt = f->attempt;
 	a->seq = 1;
 	a->digest = a->data_bytes = 0;
+	a->fuzzy = f->flags & (WIRE_EPOCH_FUZZY | WIRE_EPOCH_INITIAL);
+	a->tagged = false;
 	if (f->epoch <= m->spool->last_complete) {
 		a->discard = true;
 		return 0;
@@ -332,9 +334,19 @@ static const char *check_frame(struct agent *a, const struct wire_frame *f)
 		return "it is of another epoch or attempt than BEGIN";
 	if (f->seq != a->seq)
 		return "it is out of sequence";
-	if (f->type == WIRE_END)
+	if (f->type == WIRE_END) {
+		bool consistent = f->flags & WIRE_END_CONSISTENT;
+
 		return f->offset != a->digest	  ? "the digest of the epoch differs" :
-		       f->length != a->data_bytes ? "the length of the epoch differs" : NULL;
+		       f->length != a->data_bytes ? "the length of the epoch differs" :
+		       consistent && a->fuzzy	  ? "it ends as consistent, but began as fuzzy" :
+		       a->tagged && !consistent	  ? "the epoch has a tag, but does not end as consistent" :
+						    NULL;
+	}
+	if (a->tagged)
+		return "it comes after the tag of its epoch";
+	if (f->type == WIRE_TAG)
+		return a->fuzzy ? "a fuzzy epoch cannot have a tag" : NULL;
 	for (unsigned i = 0; i < m->disk_count; i++) {
 		if (m->disks[i].id != f->disk)
 			continue;
@@ -374,11 +386,11 @@ static int take_frame(struct agent *a, const struct wire_frame *f)
 	}
 	a->seq++;
 	m->in.total += WIRE_HEADER_BYTES + f->payload_bytes;
-	if (f->type != WIRE_END) {
+	if (wire_in_digest(f->type))
 		a->digest = wire_digest_add(a->digest, f);
-		if (f->type != WIRE_VERIFY)
-			a->data_bytes += f->length;
-	}
+	if (f->type == WIRE_DATA || f->type == WIRE_ZERO)
+		a->data_bytes += f->length;
+	a->tagged |= f->type == WIRE_TAG;
 	if (a->discard) {
 		if (f->type != WIRE_END)
 			return 0;
@@ -513,7 +525,7 @@ static void *on_payload(struct conn *conn, const struct wire_frame *f, void *use
 	void *payload;
 
 	(void)conn;
-	if (a->state != AGENT_READY || !a->begun || (f->type != WIRE_DATA && f->type != WIRE_VERIFY)) {
+	if (a->state != AGENT_READY || !a->begun || !wire_in_digest(f->type)) {
 		if (!a->scratch)
 			a->scratch = malloc(WIRE_PAYLOAD_MAX);
 		/* Out of memory: asked again when room is announced. */
@@ -552,8 +564,7 @@ static int on_frame(struct conn *conn, const struct wire_frame *f, void *payload
 	case AGENT_READY:
 		break;
 	}
-	if (f->type != WIRE_BEGIN && f->type != WIRE_DATA && f->type != WIRE_ZERO && f->type != WIRE_VERIFY &&
-	    f->type != WIRE_END && f->type != WIRE_ABORT) {
+	if (!wire_in_digest(f->type) && f->type != WIRE_BEGIN && f->type != WIRE_END && f->type != WIRE_ABORT) {
 		refuse_frame(a, f, "an agent does not send this here");
 		return 0;
 	}

@@ -24,6 +24,8 @@
  *	--committed N        what HELLO says (default: what this run has had acknowledged)
  *	--final              the last epoch is FINAL, with VERIFY frames over every disk
  *	--fuzzy, --initial   flags of every epoch
+ *	--consistent         every epoch ends as consistent
+ *	--tag KIND:NAME      the same, with a tag; --tag-json TEXT: with this payload
  *	--timeout S          give up after that long (default 60)
  *	--misbehave KIND     in the middle of epoch number --misbehave-at (default the first of the
  *	                     run), then report what the peer answers and exit:
@@ -31,7 +33,8 @@
  *	                     close), vanish (close), stall (send nothing more, answer no PING),
  *	                     bad-seq, bad-digest, bad-attempt, no-begin, order (BEGIN names a
  *	                     previous epoch far ahead), behind (BEGIN names an older one),
- *	                     hello-garbage, hello-json, no-hello
+ *	                     hello-garbage, hello-json, no-hello, tag-unclaimed (TAG, END not consistent),
+ *	                     tag-twice, tag-early (DATA follows)
  *	Prints "hello-ack JSON", "ack EPOCH spooled|applied[|released]", "epoch EPOCH done", "error CODE: MESSAGE
  *	[remedy: TEXT]", "closed WHY", and at the end "image MACHINE DISK XXH3" for each disk and
  *	"rate BYTES SECONDS". Exit: 0 done (or misbehaviour played and the peer closed or complained),
@@ -289,6 +292,8 @@ static struct agent {
 	uint64_t epochs, epoch_bytes, frame_bytes, seed, misbehave_at, deadline_ns, committed;
 	bool applied, final, fixed, committed_given;
 	uint32_t flags;
+	bool consistent;
+	const char *tag, *tag_json;
 	int fd;
 	uint64_t last_complete, last_applied, max_epoch;
 	uint64_t acked_spooled, acked_applied;
@@ -501,6 +506,25 @@ static bool agent_misbehave(struct wire_frame *frame, const void *payload)
 	return true;
 }
 
+static int agent_tag(const struct wire_frame *base, uint32_t *seq, uint64_t *digest)
+{
+	const char *colon = agent.tag ? strchr(agent.tag, ':') : NULL;
+	struct wire_frame frame = *base;
+	char text[512];
+
+	snprintf(text, sizeof(text), "{\"kind\":\"%.*s\",\"name\":\"%s\",\"time\":\"2024-01-01T00:00:00.000Z\",\"epoch\":%" PRIu64
+		 ",\"scripts\":[{\"path\":\"/x\",\"phase\":\"pre\",\"exit\":0,\"ms\":1,\"output\":\"said\"}]}",
+		 colon ? (int)(colon - agent.tag) : 5, agent.tag ? agent.tag : "crash", colon ? colon + 1 : "", base->epoch);
+	if (agent.tag_json)
+		snprintf(text, sizeof(text), "%s", agent.tag_json);
+	frame.type = WIRE_TAG;
+	frame.seq = ++*seq;
+	frame.payload_bytes = (uint32_t)strlen(text);
+	frame.payload_crc = wire_crc(text, strlen(text));
+	*digest = wire_digest_add(*digest, &frame);
+	return send_frame(agent.fd, &frame, text);
+}
+
 /* Send the epoch once. 0: sent, negative: the connection is gone, 1: misbehaved. */
 static int agent_send(uint64_t epoch, bool final, bool misbehave)
 {
@@ -537,6 +561,10 @@ static int agent_send(uint64_t epoch, bool final, bool misbehave)
 				frame.type = WIRE_ZERO;
 			else
 				frame.payload_bytes = (uint32_t)n;
+			if (misbehave && !i && !done && !strcmp(agent.misbehave, "tag-early")) {
+				agent_tag(&base, &seq, &digest);
+				frame.seq = ++seq;
+			}
 			if (misbehave && i == agent.extent_count / 2 && agent_misbehave(&frame, data + done))
 				return 1;
 			r = send_frame(agent.fd, &frame, data + done);
@@ -567,10 +595,16 @@ static int agent_send(uint64_t epoch, bool final, bool misbehave)
 			digest = wire_digest_add(digest, &frame);
 		}
 	}
+	if (!r && (agent.tag || agent.tag_json))
+		r = agent_tag(&base, &seq, &digest);
+	if (!r && misbehave && !strcmp(agent.misbehave, "tag-twice"))
+		r = agent_tag(&base, &seq, &digest);
 	if (r)
 		return r;
 	frame = base;
 	frame.type = WIRE_END;
+	if (agent.consistent && !(misbehave && !strcmp(agent.misbehave, "tag-unclaimed")))
+		frame.flags = WIRE_END_CONSISTENT;
 	frame.seq = ++seq;
 	frame.offset = digest + (misbehave && !strcmp(agent.misbehave, "bad-digest"));
 	frame.length = bytes;
@@ -944,8 +978,12 @@ static int peer_end(struct peer *p)
 			unsigned d = 0;
 			char *zero = NULL;
 
-			while (d < t->disk_count && t->disks[d].id != f->disk)
+			while (f->type != WIRE_TAG && d < t->disk_count && t->disks[d].id != f->disk)
 				d++;
+			if (f->type == WIRE_TAG) {
+				say("tag %.*s", (int)f->payload_bytes, s->payload);
+				continue;
+			}
 			if (d == t->disk_count || f->offset + f->length > t->disks[d].bytes)
 				return peer_bad(p, "no such disk, or beyond its end");
 			if (f->type == WIRE_VERIFY) {
@@ -1037,7 +1075,7 @@ static int peer_frame(struct peer *p)
 	if (f->type == WIRE_END)
 		return peer_end(p);
 	t->digest = wire_digest_add(t->digest, f);
-	if (f->type != WIRE_VERIFY)
+	if (f->type == WIRE_DATA || f->type == WIRE_ZERO)
 		t->bytes += f->length;
 	if (!t->skip && !mt.discard) {
 		if (!s)
@@ -1196,7 +1234,8 @@ int main(int argc, char **argv)
 		{ "misbehave-at", 1, 0, 'X' }, { "listen", 1, 0, 'l' },	     { "dir", 1, 0, 'D' },
 		{ "discard", 0, 0, 'N' },     { "ack-delay-ms", 1, 0, 'A' }, { "refuse", 1, 0, 'R' },
 		{ "refuse-epoch", 1, 0, 'E' }, { "vanish-every", 1, 0, 'V' }, { "slow-kbps", 1, 0, 'S' },
-		{ "mute", 0, 0, 'M' },	      { 0 },
+		{ "mute", 0, 0, 'M' },	      { "consistent", 0, 0, 'k' }, { "tag", 1, 0, 'g' },
+		{ "tag-json", 1, 0, 'G' },    { 0 },
 	};
 	bool as_agent = argc > 1 && !strcmp(argv[1], "agent");
 	int option;
@@ -1242,6 +1281,9 @@ int main(int argc, char **argv)
 		case 'V': mt.vanish_every = strtoull(optarg, NULL, 0); break;
 		case 'S': mt.slow_kbps = strtoull(optarg, NULL, 0); break;
 		case 'M': mt.mute = true; break;
+		case 'k': agent.consistent = true; break;
+		case 'g': agent.tag = optarg; agent.consistent = true; break;
+		case 'G': agent.tag_json = optarg; agent.consistent = true; break;
 		default: return 2;
 		}
 	}
