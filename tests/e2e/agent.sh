@@ -307,7 +307,7 @@ if LOOP=$(losetup -f --show "$T/d2" 2>/dev/null) && mkfs.ext4 -q -F "$LOOP" 2>"$
 	# Waits in the kernel (state D) for the thaw; one that ended has no state, or Z.
 	waits_for_thaw() {
 		for _ in $(seq 100); do
-			case $(ps -o state= -p $LATE) in D) return 0 ;; Z | '') return 1 ;; esac
+			case $(ps -o state= -p "$LATE") in D) return 0 ;; Z | '') return 1 ;; esac
 			sleep 0.05
 		done
 		return 1

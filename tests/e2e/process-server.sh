@@ -202,6 +202,7 @@ test_resync_is_relayed() {
 	mt_down
 	rm "$dir"/mt/*
 	mt_up || bad=1
+	# shellcheck disable=SC2317  # until_true calls it
 	asked() { ask status | grep -q "$1"; }
 	until_true 10 asked '"master_target": *"idle"' || bad=1
 	agent --epochs 1 --committed 3 --timeout 20 --image "$dir/src-" >"$dir/agent.out"

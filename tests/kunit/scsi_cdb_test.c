@@ -25,7 +25,7 @@ struct command {
 };
 
 /* VARIABLE LENGTH CDB with a service action: address in bytes 12 to 19, blocks in 28 to 31. */
-#define CDB32(action)	0x7f, [7] = 24, [9] = (action)
+#define CDB32(action, ...)	{ 0x7f, [7] = 24, [9] = (action), ##__VA_ARGS__ }
 
 static const struct command commands[] = {
 	{ "WRITE(6)", { 0x0a, 0xff, 0x34, 0x56, 2 }, 6, OUT, RANGE, 0x1f3456, 2 },
@@ -45,17 +45,17 @@ static const struct command commands[] = {
 	{ "WRITE(16), the most", { 0x8a, 0, 255, 255, 255, 255, 255, 255, 255, 255,
 	  255, 255, 255, 255 }, 16, OUT, RANGE, ~0ULL, 0xffffffff },
 	{ "WRITE(16) of none", { 0x8a, 0, 1 }, 16, OUT, FINE, 0, 0 },
-	{ "WRITE(32)", { CDB32(0x0b), [12] = 1, 2, 3, 4, 5, 6, 7, 8, [28] = 9, 8, 7, 6 }, 32, OUT,
+	{ "WRITE(32)", CDB32(0x0b, [12] = 1, 2, 3, 4, 5, 6, 7, 8, [28] = 9, 8, 7, 6), 32, OUT,
 	  RANGE, 0x0102030405060708, 0x09080706 },
-	{ "WRITE(32) of none", { CDB32(0x0b), [19] = 1 }, 32, OUT, FINE, 0, 0 },
-	{ "WRITE(32), short", { CDB32(0x0b), [31] = 1 }, 31, OUT, WHOLE, 0, 0 },
-	{ "WRITE(32), half", { CDB32(0x0b) }, 16, OUT, WHOLE, 0, 0 },
+	{ "WRITE(32) of none", CDB32(0x0b, [19] = 1), 32, OUT, FINE, 0, 0 },
+	{ "WRITE(32), short", CDB32(0x0b, [31] = 1), 31, OUT, WHOLE, 0, 0 },
+	{ "WRITE(32), half", CDB32(0x0b), 16, OUT, WHOLE, 0, 0 },
 	{ "WRITE AND VERIFY(10)", { 0x2e, 0, 0, 0, 0, 4, 0, 0, 8 }, 10, OUT, RANGE, 4, 8 },
 	{ "WRITE AND VERIFY(12)", { 0xae, 0, 0, 0, 0, 4, 0, 0, 0, 8 }, 12, OUT, RANGE, 4, 8 },
 	{ "WRITE AND VERIFY(16)", { 0x8e, [9] = 4, [13] = 8 }, 16, OUT, RANGE, 4, 8 },
-	{ "WRITE AND VERIFY(32)", { CDB32(0x0c), [19] = 4, [31] = 8 }, 32, OUT, RANGE, 4, 8 },
+	{ "WRITE AND VERIFY(32)", CDB32(0x0c, [19] = 4, [31] = 8), 32, OUT, RANGE, 4, 8 },
 	{ "ORWRITE(16)", { 0x8b, [9] = 4, [13] = 8 }, 16, OUT, RANGE, 4, 8 },
-	{ "ORWRITE(32)", { CDB32(0x0e), [19] = 4, [31] = 8 }, 32, OUT, RANGE, 4, 8 },
+	{ "ORWRITE(32)", CDB32(0x0e, [19] = 4, [31] = 8), 32, OUT, RANGE, 4, 8 },
 	{ "COMPARE AND WRITE", { 0x89, [9] = 4, [10] = 9, 9, 9, 3 }, 16, OUT, RANGE, 4, 3 },
 	{ "WRITE ATOMIC(16)", { 0x9c, [9] = 4, [10] = 9, 9, 1, 3 }, 16, OUT, RANGE, 4, 0x103 },
 	{ "WRITE SAME(10)", { 0x41, 0, 0, 0, 0, 4, 0, 0, 8 }, 10, OUT, RANGE, 4, 8 },
@@ -67,14 +67,14 @@ static const struct command commands[] = {
 	{ "WRITE SAME(16) to the end", { 0x93 }, 16, OUT, RANGE, 0, ~0ULL },
 	{ "WRITE SAME(16) to the end from the last",
 	  { 0x93, 0, 255, 255, 255, 255, 255, 255, 255, 254 }, 16, OUT, RANGE, ~0ULL - 1, 1 },
-	{ "WRITE SAME(32)", { CDB32(0x0d), [19] = 9, [31] = 5 }, 32, OUT, RANGE, 9, 5 },
-	{ "WRITE SAME(32) to the end", { CDB32(0x0d), [19] = 9 }, 32, OUT, RANGE, 9, ~0ULL - 9 },
-	{ "READ(32)", { CDB32(0x09), [31] = 1 }, 32, IN, FINE, 0, 0 },
-	{ "VERIFY(32) with data", { CDB32(0x0a), [31] = 1 }, 32, OUT, FINE, 0, 0 },
-	{ "XDWRITE(32)", { CDB32(0x04), [31] = 1 }, 32, OUT, WHOLE, 0, 0 },
-	{ "service action above a byte", { CDB32(0x0b), [8] = 1, [31] = 1 }, 32, OUT, WHOLE, 0, 0 },
-	{ "unknown service action, in", { CDB32(0x77) }, 32, IN, FINE, 0, 0 },
-	{ "unknown service action, no data", { CDB32(0x77) }, 32, NONE, WHOLE, 0, 0 },
+	{ "WRITE SAME(32)", CDB32(0x0d, [19] = 9, [31] = 5), 32, OUT, RANGE, 9, 5 },
+	{ "WRITE SAME(32) to the end", CDB32(0x0d, [19] = 9), 32, OUT, RANGE, 9, ~0ULL - 9 },
+	{ "READ(32)", CDB32(0x09, [31] = 1), 32, IN, FINE, 0, 0 },
+	{ "VERIFY(32) with data", CDB32(0x0a, [31] = 1), 32, OUT, FINE, 0, 0 },
+	{ "XDWRITE(32)", CDB32(0x04, [31] = 1), 32, OUT, WHOLE, 0, 0 },
+	{ "service action above a byte", CDB32(0x0b, [8] = 1, [31] = 1), 32, OUT, WHOLE, 0, 0 },
+	{ "unknown service action, in", CDB32(0x77), 32, IN, FINE, 0, 0 },
+	{ "unknown service action, no data", CDB32(0x77), 32, NONE, WHOLE, 0, 0 },
 	{ "UNMAP", { 0x42 }, 10, OUT, WHOLE, 0, 0 },
 	{ "FORMAT UNIT", { 0x04 }, 6, NONE, WHOLE, 0, 0 },
 	{ "SANITIZE", { 0x48, 3 }, 10, NONE, WHOLE, 0, 0 },
@@ -415,7 +415,7 @@ static void no_read_beyond(struct kunit *test)
 /* Longer than any known format: the first 32 bytes count. */
 static void longer_than_known(struct kunit *test)
 {
-	u8 cdb[260] = { CDB32(0x0b), [19] = 4, [31] = 8 };
+	u8 cdb[260] = CDB32(0x0b, [19] = 4, [31] = 8);
 	u64 lba = 0, blocks = 0;
 
 	KUNIT_EXPECT_EQ(test, blkcbt_cdb_decode(cdb, sizeof(cdb), OUT, &lba, &blocks), RANGE);

@@ -170,7 +170,7 @@ enum blkcbt_epoch_state {
 #define BLKCBT_DISK_F_GONE	(1u << 1)	/* the disk, or its medium, has been removed */
 #define BLKCBT_DISK_F_RESIZED	(1u << 2)	/* size changed while tracked: detach, attach */
 #define BLKCBT_DISK_F_UNSYNCED	(1u << 3)	/* no epoch committed since it was attached */
-#define BLKCBT_DISK_F_DEGRADED	(1u << 4)	/* an observer of this kind of disk is missing: INFO */
+#define BLKCBT_DISK_F_DEGRADED	(1u << 4)	/* an observer of its kind is missing: INFO */
 
 /**
  * enum blkcbt_event - what a multicast message reports

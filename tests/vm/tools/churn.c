@@ -11,7 +11,7 @@
  *
  * - each command is done, or refused with an errno that a loser of the race can get;
  * - an epoch of a disk ends once: one commit or abort of it succeeds;
- * - a cut that was refused has cut none of its disks;
+ * - a cut that was refused has cut none of its disks, one that was done all of them;
  * - extents ascend, lie on granules and within the disk, and do not touch.
  *
  * Exit status 0 when all of it did.
@@ -94,7 +94,7 @@ static void build_group(int cmd, uint64_t epoch)
 }
 
 struct info {
-	uint64_t epoch, open, index, granule, size;
+	uint64_t epoch, open, index, granule, size, id;
 };
 
 static void note(unsigned int type, const void *data, size_t len, void *arg)
@@ -111,6 +111,7 @@ static void note(unsigned int type, const void *data, size_t len, void *arg)
 	case BLKCBT_A_INDEX: i->index = n; break;
 	case BLKCBT_A_GRANULE_BYTES: i->granule = n; break;
 	case BLKCBT_A_SIZE_BYTES: i->size = n; break;
+	case BLKCBT_A_ID: i->id = n; break;
 	default: break;
 	}
 }
@@ -129,15 +130,25 @@ static void cut(void)
 {
 	uint64_t epoch = __atomic_add_fetch(&shared->epoch, 1, __ATOMIC_RELAXED);
 	unsigned int first = (unsigned int)any(nr_disks), n = (unsigned int)any(nr_disks) + 1;
-	struct info info;
+	struct info before[MAX_DISKS], info;
 
 	if (epoch >= MAX_EPOCH)
 		return;
+	for (unsigned int i = 0; i < n; i++)
+		get(disks[(first + i) % nr_disks], &before[i]);
 	build_group(BLKCBT_CMD_CUT, epoch);
 	for (unsigned int i = 0; i < n; i++)
 		nl_put_disk(&out, disks[(first + i) % nr_disks]);
-	if (!ask("cut", ENOENT, EBUSY, EINVAL, 0))
+	if (!ask("cut", ENOENT, EBUSY, EINVAL, 0)) {
+		/* Unless it was attached anew meanwhile, each has this epoch or one after it. */
+		for (unsigned int i = 0; i < n; i++)
+			if (get(disks[(first + i) % nr_disks], &info) && info.id == before[i].id &&
+			    info.epoch < epoch)
+				complain("epoch %llu was cut, and disk %u has %llu",
+					 (unsigned long long)epoch, (first + i) % nr_disks,
+					 (unsigned long long)info.epoch);
 		return;
+	}
 	for (unsigned int i = 0; i < nr_disks; i++)
 		if (get(disks[i], &info) && info.epoch == epoch)
 			complain("epoch %llu was refused, and disk %u has it",

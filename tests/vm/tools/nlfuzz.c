@@ -319,6 +319,7 @@ static void must_refuse(const struct request *r, int also)
 static void strict_attrs(unsigned int cmd, bool nested)
 {
 	static const size_t lengths[] = { 0, 1, 2, 3, 4, 5, 7, 8, 9, 12, 16, 255, 4096, 60000 };
+	static unsigned char padded[sizeof(junk)];
 	const char *where = nested ? "in its disk" : "at the top";
 	struct request r;
 	struct list *list = nested ? &r.in : &r.top;
@@ -349,8 +350,12 @@ static void strict_attrs(unsigned int cmd, bool nested)
 				continue;
 			honest(&r, cmd);
 			a = find(list, type);
+			/* what would be right, cut off or with zeroes behind it: its length alone is wrong */
+			memset(padded, 0, sizeof(padded));
+			if (!a->in && right)
+				memcpy(padded, a->data, right < lengths[i] ? right : lengths[i]);
+			a->data = a->in ? junk : padded;
 			a->in = NULL;
-			a->data = junk;
 			a->len = lengths[i];
 			WHAT("command %u, attribute %u of %zu bytes %s", cmd, type, lengths[i], where);
 			must_refuse(&r, 0);
