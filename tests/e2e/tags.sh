@@ -416,7 +416,7 @@ if [ "$(id -u)" = 0 ] && L1=$(loop "$T/fs1") && mkfs.ext4 -q -F "$L1" 2>"$T/out"
 	hang_is_over() { fsfreeze -u "$T/under"; }
 	# Writing to it waits in the kernel.
 	one_is_frozen() {
-		touch "$T/one/probe" & local pid=$!
+		touch "$T/one/probe" >/dev/null 2>&1 & local pid=$! # its output must not keep $(...) waiting
 		sleep 0.2
 		case $(ps -o state= -p $pid) in D*) echo true ;; esac
 	}

@@ -105,7 +105,9 @@ static void end(struct agent *agent)
 		agent->next_app_ms = util_now_ms() + (failed && agent->config.app_tag_interval_ms > TAG_RETRY_APP_MS ?
 							      TAG_RETRY_APP_MS :
 							      agent->config.app_tag_interval_ms);
-	agent_schedule(agent, 0);
+	/* What was held back; behind an epoch that was applied the interval goes on as always. */
+	if (!job->applied)
+		agent_schedule(agent, 0);
 }
 
 /* What went wrong first is what people are told. */
