@@ -6,7 +6,7 @@
 . /lib/tap.sh
 . /lib/point.sh
 
-: "${EPOCHS:=6}"
+: "${EPOCHS:=3}"
 
 # What is written above is judged by the copies of both.
 stacked() {
@@ -64,12 +64,12 @@ fill() { # BUDGET
 	BUDGET=$1
 	point snapshot /dev/vdb || return 1
 	i=0 out=$(pages)
-	while [ $i -lt 150 ] && [ "$(pages)" -lt $((out + 4000)) ]; do
+	while [ $i -lt 150 ] && [ "$(pages)" -lt $((out + 2000)) ]; do
 		dd if=/dev/urandom of=/mnt/fill/$i bs=1M count=4 2>/dev/null || return 1
 		sha256sum </mnt/fill/$i >>/tmp/sums
 		i=$((i + 1))
 	done
-	[ "$(pages)" -ge $((out + 4000)) ] || return 1
+	[ "$(pages)" -ge $((out + 2000)) ] || return 1
 	diag "$i files, $(($(pages) - out)) pages went out; mode $(get /dev/vdb mode), $(get /dev/vdb preserves) preserved so far, $(get /dev/vdb downgrade_reason)"
 	j=0
 	while [ $j -lt $i ]; do

@@ -780,7 +780,7 @@ static struct sector *read_copy(const struct state *s, const char *path)
 static int run_check(int argc, char **argv)
 {
 	struct state *s = open_state(argv[0]);
-	struct sector *copies[DISKS_MAX];
+	struct sector *copies[DISKS_MAX] = { NULL };
 	struct verdict v = { 0 };
 	uint64_t before = number(argv[1]), after = number(argv[2]), cut = 0;
 	uint32_t n = 0;
