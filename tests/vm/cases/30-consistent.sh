@@ -6,7 +6,7 @@
 . /lib/tap.sh
 . /lib/point.sh
 
-: "${EPOCHS:=25}"
+: "${EPOCHS:=12}"
 # Requests, bios, requests on other queues; the order is that of the records.
 disks="/dev/vda /dev/mapper/lin /dev/nullb0"
 copies="/dev/vdc /dev/vdd /dev/vde"

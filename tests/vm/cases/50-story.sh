@@ -5,7 +5,8 @@
 . /lib/tap.sh
 . /lib/story.sh
 
-mkfs.ext4 -q /dev/vda && mkdir /mnt && mount /dev/vda /mnt
+mkdir -p /mnt
+ok "a file system" eval 'mkfs.ext4 -q /dev/vda && mount /dev/vda /mnt' || done_testing
 fio --name=load --directory=/mnt --size=32m --rw=randwrite --bs=4k --fsync=16 --rate=500k \
 	--time_based --runtime=3600 --eta=never --output=/tmp/fio.out &
 fio --name=raw --filename=/dev/vdc --size=48m --rw=randwrite --bsrange=4k-64k --direct=1 \
