@@ -536,7 +536,7 @@ static int act_cut(struct sk_buff *skb, struct genl_info *info, struct blkcbt_gr
 		return say(info, "no such mode of an epoch (see enum blkcbt_epoch_mode)", -EINVAL);
 	if (attrs[BLKCBT_A_BUDGET_BYTES]) {
 		if (cut.mode == BLKCBT_MODE_FUZZY)
-			return say(info, "a fuzzy epoch preserves nothing: no budget (leave it out)",
+			return say(info, "a fuzzy epoch takes no budget (leave it out)",
 				   -EINVAL);
 		cut.budget_bytes = nla_get_u64(attrs[BLKCBT_A_BUDGET_BYTES]);
 	}

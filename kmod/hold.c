@@ -37,16 +37,17 @@ DEFINE_PER_CPU(unsigned int, blkcbt_in_gate);
 
 #define why_err(why, fmt, ...)	snprintf(why, BLKCBT_WHY_LEN, fmt, ##__VA_ARGS__)
 
-/* How long holds have lasted; under @holds_lock. */
+/* How long holds have lasted. */
 static struct blkcbt_holds holds;
-static DEFINE_SPINLOCK(holds_lock); /* holds */
+/* Protects holds. */
+static DEFINE_SPINLOCK(holds_lock);
 
 /*
- * The hold of the second kind; there is one at a time. @lock: all of it. Begun
- * under blkcbt_ctl_mutex, ended in any task.
+ * The hold of the second kind; there is one at a time. Begun under
+ * blkcbt_ctl_mutex, ended in any task.
  */
 static struct {
-	spinlock_t lock;
+	spinlock_t lock; /* all of it */
 	u64 id;		/* 0: none in force */
 	u64 last_id;
 	u32 owner;	/* port of its netlink socket */
