@@ -10,7 +10,7 @@ SCSI=/sys/bus/pseudo/drivers/scsi_debug
 
 put() { dd if=/dev/urandom of="$1" bs=4k count="${3:-1}" seek="$2" oflag=direct conv=notrunc 2>/dev/null; }
 listen() {
-	cbtctl events "$1" >/tmp/events 2>&1 &
+	cbtctl events 600 >/tmp/events 2>&1 &
 	events=$!
 	wait_for 10 grep -q listening /tmp/events
 }
@@ -25,9 +25,9 @@ lost() {
 		fails "$name: the image of $disk gives errors" "Input/output error" cbtctl imgread $disk 0 4096
 		ok "$name: $disk can still be enumerated" cbtctl extents $disk
 	done
-	wait $events
-	ok "$name: an event says so" grep -qx event=6 /tmp/events
-	ok "$name: and why" grep -qi "downgrade_reason=.*$word" /tmp/events
+	ok "$name: an event says so" wait_for 30 grep -qx event=6 /tmp/events
+	ok "$name: and why" wait_for 30 grep -qi "downgrade_reason=.*$word" /tmp/events
+	kill $events
 }
 
 # whole NAME SOURCE TARGET: a fuzzy copy, then a consistent one without load, are all there is
@@ -53,7 +53,7 @@ is "neither is a downgrade" "$(get /dev/vda mode) $(get /dev/vda downgrades)" "1
 cbtctl abort $N /dev/vda
 
 # Budget: of all disks of the cut together.
-listen 3
+listen
 ok "budget: cut of two disks" cbtctl cut $((N + 1)) /dev/vda /dev/vdb --mode consistent --budget 256k
 N=$((N + 1))
 is "budget: it is what was asked for" "$(get /dev/vda budget)" 262144
@@ -64,7 +64,7 @@ lost budget budget /dev/vda /dev/vdb
 is "budget: counted on each" "$(get /dev/vda downgrades) $(get /dev/vdb downgrades)" "1 1"
 cbtctl abort $N /dev/vdb
 whole budget /dev/vda /dev/vdc
-listen 2
+listen
 ok "no budget at all: cut" cbtctl cut $((N + 1)) /dev/vda --mode snapshot --budget 4k
 N=$((N + 1))
 ok "no budget at all: a writer goes on" put /dev/vda 5
@@ -73,7 +73,7 @@ cbtctl commit $N /dev/vda
 
 # A read that fails. The disk takes writes there, and gives medium errors to readers.
 point consistent /dev/sda
-listen 3
+listen
 echo 2 >$SCSI/opts
 ok "read error: a writer elsewhere" put /dev/sda 10
 is "read error: that is preserved" "$(get /dev/sda mode) $(get /dev/sda preserved)" "1 4096"
@@ -86,7 +86,7 @@ whole "read error" /dev/sda /dev/vdc
 echo "0 32768 delay /dev/vdd 0 60000 /dev/vdd 0 0" | dmsetup create slow
 cbtctl attach /dev/mapper/slow
 point consistent /dev/mapper/slow
-listen $((12 * ${VM_SLOW:-1}))
+listen
 from=$(awk '{ print int($1) }' /proc/uptime)
 ok "read hangs: the writer goes on" put /dev/mapper/slow 10
 took=$(($(awk '{ print int($1) }' /proc/uptime) - from))
@@ -100,7 +100,7 @@ ok "read hangs: the disk can be removed" wait_for $((70 * ${VM_SLOW:-1})) dmsetu
 
 # Past the gate.
 point consistent /dev/sda
-listen 3
+listen
 cbtctl sg /dev/sda 120000002400 in 36
 is "SG_IO that reads: nothing" "$(get /dev/sda mode)" 1
 ok "SG_IO that writes" cbtctl sg /dev/sda 2a000000400000000800 out 4096
