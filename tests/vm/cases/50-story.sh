@@ -32,9 +32,8 @@ kill $raw; wait $raw 2>/dev/null
 ok "failback with a file system still under load" reprotect failback --yes --timeout 120s
 is "state" "$(agent .state)" failed-back
 is "no write escaped" "$(agent '[.disks[].counters.escapes] | add')" 0
-# what the page cache of a device has may be older than what its file system has written
-echo 3 >/proc/sys/vm/drop_caches
-ok "root: every block equal" cmp /dev/vda /dev/vdb
+# Not by the page cache of the device: under a mounted file system it is not told of all that is written.
+ok "root: every block equal" sh -c 'dd if=/dev/vda bs=1M iflag=direct | cmp - /dev/vdb'
 ok "data: every block equal" cmp /dev/vdc /dev/vdd
 ok "the copy's file system is clean" e2fsck -fn /dev/vdb
 ok "daemons end cleanly" story_stop
