@@ -24,7 +24,7 @@ end() {
 # Cuts of eight disks while fio writes; on one processor a hold is what a cut does, and nothing else.
 holds() {
 	for i in 1 2 3 4 5 6 7; do cbtctl attach /dev/nullb$i || return 1; done
-	MIB=$((MIB * 100)) write $DISK --rate_iops=20000 --time_based --runtime=600 >/dev/null 2>&1 &
+	MIB=$((MIB * 100)) writer $DISK --rate_iops=20000 --time_based --runtime=600 >/dev/null 2>&1 &
 	fio=$!
 	i=0
 	while [ $i -lt $CUTS ]; do

@@ -7,6 +7,7 @@
 # instructions that one write costs, user space and kernel together.
 #
 #   write DISK [OPTION...]        one write to every 4 KiB of the first $MIB of it
+#   writer DISK [OPTION...]       the same in place of the shell that runs it: for the background
 #   sample NAME DISK [OPTION...]  the same, and what one of them cost
 #   forget DISK                   nothing is dirty
 
@@ -14,12 +15,13 @@ rounds=$(sed -n 's/.*bench_rounds=\([0-9]*\).*/\1/p' /proc/cmdline)
 EPOCH=0
 
 # In an order that is always the same.
-write() {
+writer() {
 	disk=$1
 	shift
-	fio --name=w --filename="$disk" --rw=randwrite --bs=4k --size="${MIB}m" --random_generator=lfsr --randseed=1 \
+	exec fio --name=w --filename="$disk" --rw=randwrite --bs=4k --size="${MIB}m" --random_generator=lfsr --randseed=1 \
 		--ioengine=io_uring --direct=1 --iodepth=32 --thread --disk_util=0 --output-format=terse "$@"
 }
+write() { (writer "$@"); }
 
 # The 50th field of fio's terse output is the runtime of the writes in ms.
 sample() {
