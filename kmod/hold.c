@@ -53,7 +53,7 @@ static struct {
 	u32 owner;	/* port of its netlink socket */
 	u64 from_ns;
 	unsigned int n;
-	struct blkcbt_disk **disks; /* a reference of each is held */
+	struct blkcbt_group_item *items; /* a reference of each disk is held */
 } hold = { .lock = __SPIN_LOCK_UNLOCKED(hold.lock) };
 
 static void note_hold(u64 ns)
@@ -160,7 +160,7 @@ static bool in_hold(const struct blkcbt_disk *d)
 	unsigned int i;
 
 	for (i = 0; i < hold.n; i++)
-		if (hold.disks[i] == d)
+		if (hold.items[i].disk == d)
 			return true;
 	return false;
 }
@@ -219,7 +219,7 @@ int blkcbt_hold_swap(struct blkcbt_group_item *items, unsigned int n, struct blk
 /* End the hold @id, or with 0 that of @owner. */
 static int hold_end(u64 id, u32 owner)
 {
-	struct blkcbt_disk **disks;
+	struct blkcbt_group_item *items;
 	unsigned int i, n;
 	u64 ns;
 
@@ -228,23 +228,20 @@ static int hold_end(u64 id, u32 owner)
 		spin_unlock_bh(&hold.lock);
 		return -ETIMEDOUT;
 	}
-	disks = hold.disks;
+	items = hold.items;
 	n = hold.n;
-	hold.disks = NULL;
+	hold.items = NULL;
 	hold.n = 0;
 	hold.id = 0;
-	/* As in clear_bits(). */
-	smp_mb();
-	for (i = 0; i < n; i++)
-		clear_bit(BLKCBT_SLOW_HOLD, &disks[i]->slow);
+	clear_bits(items, n);
 	ns = ktime_get_ns() - hold.from_ns;
 	spin_unlock_bh(&hold.lock);
 
 	for (i = 0; i < n; i++) {
-		blkcbt_park_kick(disks[i]);
-		percpu_ref_put(&disks[i]->ref);
+		blkcbt_park_kick(items[i].disk);
+		percpu_ref_put(&items[i].disk->ref);
 	}
-	kvfree(disks);
+	kvfree(items);
 	note_hold(ns);
 	return 0;
 }
@@ -274,7 +271,7 @@ static void deadline_work(struct work_struct *work)
 int blkcbt_hold_take(struct blkcbt_group_item *items, unsigned int n, unsigned int deadline_ms,
 		     u32 owner, u64 *id, char *why)
 {
-	struct blkcbt_disk **disks;
+	struct blkcbt_group_item *held;
 	unsigned int i;
 	bool busy;
 
@@ -289,12 +286,12 @@ int blkcbt_hold_take(struct blkcbt_group_item *items, unsigned int n, unsigned i
 		why_err(why, "cannot hold: a hold is in force (release it, or wait for its deadline)");
 		return -EBUSY;
 	}
-	disks = kvcalloc(n, sizeof(*disks), GFP_KERNEL);
-	if (!disks)
+	held = kvcalloc(n, sizeof(*held), GFP_KERNEL);
+	if (!held)
 		return -ENOMEM;
 	for (i = 0; i < n; i++) {
-		disks[i] = items[i].disk;
-		percpu_ref_get(&disks[i]->ref);
+		held[i].disk = items[i].disk;
+		percpu_ref_get(&held[i].disk->ref);
 	}
 
 	/* That of a hold which was released before. */
@@ -303,11 +300,11 @@ int blkcbt_hold_take(struct blkcbt_group_item *items, unsigned int n, unsigned i
 	hold.id = ++hold.last_id;
 	hold.owner = owner;
 	hold.n = n;
-	hold.disks = disks;
+	hold.items = held;
 	hold.from_ns = ktime_get_ns();
 	*id = hold.id;
 	deadline_id = hold.id;
-	set_bits(items, n);
+	set_bits(held, n);
 	spin_unlock_bh(&hold.lock);
 	queue_delayed_work(system_highpri_wq, &deadline, msecs_to_jiffies(deadline_ms));
 	wait_for_gate();

@@ -136,8 +136,10 @@ static void __attribute__((noreturn)) run(int output, char *const *argv, char *c
 	if (null < 0 || dup2(null, 0) < 0 || dup2(output, 1) < 0 || dup2(output, 2) < 0)
 		_exit(126);
 	close_range(3, ~0u, 0);
-	if (function || !argv)
-		_exit(function ? function(argument) : 126);
+	if (function)
+		_exit(function(argument));
+	if (!argv)
+		_exit(126);
 	execve(argv[0], argv, environment);
 	dprintf(2, "%s: cannot run: %s\n", argv[0], strerror(errno));
 	_exit(127);
