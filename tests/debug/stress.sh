@@ -44,7 +44,7 @@ replicate() { # EPOCH SOURCE
 }
 
 ok "the module loads" insmod /lib/modules/blkcbt.ko
-ok "null_blk with polled queues" modprobe null_blk poll_queues=1 memory_backed=1 gb=1
+ok "null_blk with polled queues" modprobe null_blk poll_queues=1 gb=1
 echo 0 131072 linear /dev/vdc 0 | dmsetup create lin
 touch /run/churn
 ok "attach, null_blk" cbtctl attach /dev/nullb0

@@ -61,8 +61,8 @@ mount -t tmpfs -o size=95% fill /mnt
 pages() { sed -n 's/^pswpout //p' /proc/vmstat; }
 n=0
 before=$(pages)
-while [ "$(pages)" -lt $((before + 1024)) ] && [ $n -lt 120 ]; do
-	dd if=/dev/urandom of=/mnt/fill$n bs=1M count=4 2>/dev/null
+dd if=/dev/urandom of=/tmp/block bs=1M count=4 2>/dev/null
+while [ "$(pages)" -lt $((before + 1024)) ] && cp /tmp/block /mnt/fill$n; do
 	n=$((n + 1))
 done
 out=$(($(pages) - before))
@@ -93,6 +93,8 @@ seen "scsi: SG_IO of an unknown command" /dev/sda "0 67108864"
 cbtctl detach /dev/sda
 
 modprobe null_blk memory_backed=1 gb=1 poll_queues=1 discard=1
+# Written before it polls: null_blk sleeps for memory, also where polling must not.
+dd if=/dev/zero of=/dev/nullb0 bs=1M count=2 oflag=direct
 cbtctl attach /dev/nullb0
 clean /dev/nullb0
 io --filename=/dev/nullb0 --rw=write --bs=4k --size=64k --offset=1M --ioengine=io_uring --hipri --direct=1

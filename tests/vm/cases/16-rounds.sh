@@ -30,7 +30,7 @@ load() { # KIND
 	zeroes) i=0; while [ ! -e /tmp/stop ]; do blkdiscard -f -z -o $((i % 60 * 1048576)) -l 1048576 /dev/vda1; i=$((i + 7)); dd if=/dev/urandom of=/dev/vda1 bs=64k count=1 seek=$((i % 900)) oflag=direct conv=notrunc; done ;;
 	lvm) io --name=w --filename=/dev/vg/lv --rw=randwrite --bsrange=4k-64k --ioengine=io_uring --direct=1 --iodepth=8 --rate_iops=100 ;;
 	ext4) io --name=w --directory=/mnt --size=8m --rw=randwrite --bs=4k --ioengine=psync --fsync=8 --rate_iops=200 ;;
-	swap) i=0; while [ ! -e /tmp/stop ]; do dd if=/dev/urandom of=/fill/f$((i % 150)) bs=1M count=4; i=$((i + 1)); done ;;
+	swap) i=0; while [ ! -e /tmp/stop ]; do dd if=/dev/urandom of=/fill/f$((i % 600)) bs=1M count=4; i=$((i + 1)); done ;;
 	esac
 }
 
@@ -82,6 +82,8 @@ cbtctl detach /dev/vda
 # Polled I/O needs a disk that polls.
 modprobe null_blk memory_backed=1 gb=1 poll_queues=1
 head -c 64M /dev/zero >/dev/vdc
+# Written before it polls: null_blk sleeps for memory, also where polling must not.
+dd if=/dev/zero of=/dev/nullb0 bs=1M count=64 oflag=direct
 cbtctl attach /dev/nullb0
 io --name=w --filename=/dev/nullb0 --size=64m --rw=randwrite --bs=4k --ioengine=io_uring --hipri --direct=1 --iodepth=8 --rate_iops=400 &
 pid=$!
