@@ -37,7 +37,11 @@ dm_pull() { dmsetup remove --force one || [ "$(dmsetup table one | cut -d' ' -f3
 dm_unplugged() { ! dmsetup info one >/dev/null 2>&1 || dmsetup remove one; }
 
 loop_plug() { [ "$(cat /sys/block/loop0/size)" != 0 ] || losetup /dev/loop0 /tmp/file; }
-loop_pull() { losetup -d /dev/loop0; }
+# The medium goes when the last who has it open is gone.
+loop_pull() {
+	losetup -d /dev/loop0
+	[ -z "$fio" ] || kill $fio
+}
 loop_unplugged() { [ "$(cat /sys/block/loop0/size)" = 0 ]; }
 
 # plug is for wait_for: it fails until the new disk is there
@@ -120,6 +124,7 @@ states() {
 	ok "$kind, under load: it is written" wait_for 30 written
 	${kind}_pull
 	wait $fio
+	fio=
 	after "$kind, under load" ""
 
 	cbtctl cut 1 $disk && cbtctl commit 1 $disk
@@ -128,6 +133,7 @@ states() {
 	cbtctl cut 2 $disk
 	${kind}_pull
 	wait $fio
+	fio=
 	after "$kind, epoch open" 2
 
 	cbtctl cut 1 $disk && cbtctl commit 1 $disk
@@ -142,6 +148,7 @@ states() {
 	ok "$kind, while it is enumerated: a reader has the epoch" wait_for 30 grep -q 16 /tmp/hold
 	${kind}_pull
 	wait $fio
+	fio=
 	ok "$kind, while it is enumerated: it can still be" cbtctl extents "$dev"
 	after "$kind, while it is enumerated" 2
 	stop
@@ -186,6 +193,7 @@ states() {
 }
 
 mkfifo /tmp/go
+fio=
 ok "the module loads" insmod /lib/modules/blkcbt.ko
 
 modprobe scsi_debug dev_size_mb=32
