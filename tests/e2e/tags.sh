@@ -12,7 +12,6 @@ SECONDS_EXACT=${SECONDS_EXACT:-12}
 VIA=ps NAME=tags-e2e W_PID='' LOOPS=() MOUNTS=()
 # shellcheck source=tests/e2e/lib/agent.sh
 . tests/e2e/lib/agent.sh
-DEFAULTS+=" app_dir=$T/app.d app_tag_interval=0"
 
 cleanup() {
 	[ -z "$W_PID" ] || kill -9 "$W_PID" 2>/dev/null
@@ -25,18 +24,9 @@ cleanup() {
 trap cleanup EXIT
 
 ms() { date +%s%3N; }
-# point FILTER: of what the master target says of the machine's points
-point() { build/bin/reprotect status --json --socket "$T/mt.sock" 2>/dev/null | jq -r '."reprotect-master-target".machines[0] | '"$1" 2>/dev/null; }
-until_point() { until_ "$1" point "$2"; }
-consistent() { until_point 40 '.points.consistency == "consistent"' && until_field 10 '.points.mode == "consistent" and .dirty_bytes == 0'; }
 same() { cmp "$T/d1" "$T/targets/vm1/root.img" && cmp "$T/d2" "$T/targets/vm1/data.img"; }
 synced_and_same() { synced "${1:-30}" && same; }
-script() { # script NAME: body on stdin
-	{ echo '#!/bin/bash'; echo "LOG=$T/scripts.log"; cat; } >"$T/app.d/$1"
-	chmod 755 "$T/app.d/$1"
-}
 
-mkdir "$T/app.d"
 truncate -s 48M "$T/d1"; truncate -s 16M "$T/d2"
 dd if=/dev/urandom of="$T/d1" bs=1M count=40 conv=notrunc status=none
 dd if=/dev/urandom of="$T/d2" bs=1M count=9 conv=notrunc status=none
@@ -89,12 +79,12 @@ while [ $SECONDS -lt $end ] || { [ "$epochs" -lt 5 ] && [ $SECONDS -lt $latest ]
 		echo "# epoch $before: log $log, data $data"
 	fi
 done
+check "what is written again and again is read first" until_field 20 '.points.hot_bytes > 0'
 kill "$W_PID"; wait "$W_PID" 2>/dev/null; W_PID=''
 echo "# $epochs epochs looked at"
 check "dependent writes on two disks: epochs were caught" test "$epochs" -ge 5
 is "no effect without its cause, and nothing older than that" "$wrong" 0
 check "and all of it arrives" synced_and_same
-is "hot granules were known" "$(grep -c . <(field '.points.hot_bytes'))" 1
 
 stop; configure slice_bytes=16M; start
 check "in sync" synced
@@ -257,6 +247,21 @@ check "release" cli disk snapshot --release root
 check "replication goes on" synced_and_same
 cli disk snapshot --release root >"$T/out" 2>&1
 says "nothing to release" 'no snapshot of it is open' "$T/out"
+kill -STOP "$P_PID"
+w d1 8192 4096
+check "an epoch that is not acknowledged" until_field 20 '.epochs.open.phase == "waiting"'
+cli disk snapshot root --timeout 1s >"$T/out" 2>&1
+says "a snapshot waits for it" 'the epoch under way is not over yet' "$T/out"
+kill -CONT "$P_PID"
+check "and opens behind it" until_field 20 '.snapshot.state == "open"'
+check "as the disk is" cmp "$image" "$T/d1"
+check "release" cli disk snapshot --release root
+killed "$P_PID"
+w d1 12288 4096
+check "a snapshot without a connection" cli disk snapshot root
+check "release" cli disk snapshot --release root
+start_ps
+check "what was to be sent before it is sent" synced_and_same
 cli disk snapshot root >"$T/out" 2>&1
 killed "$A_PID"; start
 check "an agent that died with a snapshot open: the next one goes on" synced_and_same

@@ -14,6 +14,8 @@
 #   cli ARGUMENT...               reprotect, to the agent
 #   field FILTER                  jq's, of the agent's status
 #   until_ SECONDS COMMAND...     until it prints true; until_field SECONDS FILTER; synced [SECONDS]
+#   point, until_point            the same of the master target's status; consistent: both say so, and nothing is dirty
+#   script NAME <BODY             of an application, in its folder; $LOG is for it
 #   w DISK OFFSET BYTES           a write to $T/DISK, as the kernel would track it; mark: only that
 #   ok NAME, not_ok NAME, skip NAME WHY, check NAME COMMAND..., says NAME PATTERN FILE,
 #   is|isnt NAME GOT WANTED       results; done_testing is the last
@@ -74,11 +76,11 @@ spool = $T/spool
 spool_bytes = 512M
 control = $T/ps.sock
 END
-mkdir "$T/tracker" "$T/targets"
+mkdir "$T/tracker" "$T/targets" "$T/app.d"
 : >"$T/agent.log"
 : >"$T/mt.log"
 
-DISKS="root:$T/d1 data:$T/d2" DEFAULTS="state_dir=$T/state epoch_interval=200ms"
+DISKS="root:$T/d1 data:$T/d2" DEFAULTS="state_dir=$T/state epoch_interval=200ms app_dir=$T/app.d app_tag_interval=0"
 configure() {
 	local to=$P_PORT line disk
 	[ -n "$VIA" ] || to=$M_PORT
@@ -104,6 +106,7 @@ start_ps() { [ -z "$VIA" ] || { "$PS" --config "$T/ps.conf" 2>>"$T/ps.log" & P_P
 start() {
 	"$AGENT" --config "$T/agent.conf" --test-tracker "$T/tracker" 2>>"$T/agent.log" &
 	A_PID=$!
+	echo $A_PID >"$T/agent.pid"
 	wait_socket "$T/agent.sock"
 }
 stop() { kill -TERM "$A_PID" && wait "$A_PID"; local rc=$?; A_PID=''; return $rc; }
@@ -121,6 +124,10 @@ until_() {
 	echo "never: $*"; cli status; "$CLI" status --socket "$T/mt.sock"; return 1
 }
 until_field() { until_ "$1" field "$2"; }
+# point FILTER: of what the master target says of the machine
+point() { build/bin/reprotect status --json --socket "$T/mt.sock" 2>/dev/null | jq -r '."reprotect-master-target".machines[0] | '"$1" 2>/dev/null; }
+until_point() { until_ "$1" point "$2"; }
+consistent() { until_point 40 '.points.consistency == "consistent"' && until_field 10 '.points.mode == "consistent" and .dirty_bytes == 0'; }
 synced() { until_field "${1:-30}" '.state == "replicating" and .synced and .lag_ms == 0 and .dirty_bytes == 0'; }
 
 mark() { flock "$T/tracker/lock" sh -c "echo '$2 $3' >>'$T/tracker/$1.dirty'"; }
@@ -129,4 +136,9 @@ w() {
 	mark "$@"
 	head -c "$3" /dev/urandom | dd of="$T/$1" bs="$3" seek="$2" oflag=seek_bytes conv=notrunc iflag=fullblock status=none
 	mark "$@"
+}
+
+script() {
+	{ echo '#!/bin/bash'; echo "LOG=$T/scripts.log"; cat; } >"$T/app.d/$1"
+	chmod 755 "$T/app.d/$1"
 }
