@@ -127,6 +127,22 @@ check "and it arrives" synced_and_same
 rm "$T/tracker/degraded"
 check "consistent when it can" consistent
 
+echo d2 >"$T/tracker/gone"
+w d1 8388608 65536
+check "a disk that is gone: not consistent" until_point 15 '.points.consistency == "not-consistent"'
+cli status >"$T/out"
+says "and says which" 'FUZZY: disk data is not tracked' "$T/out"
+says "and what to do" 'to do: bring it back, or.*reprotect disk detach' "$T/out"
+cli tag crash --name without-it --timeout 3s >"$T/out" 2>&1
+says "no point is offered" 'disk data is not tracked' "$T/out"
+check "the other one goes on" until_field 15 '.dirty_bytes == 0'
+check "detached" cli disk detach data
+check "consistent without it" consistent
+rm "$T/tracker/gone"
+check "attached again" cli disk attach "$T/d2" --name data
+check "consistent with it" consistent
+check "and nothing is lost" synced_and_same
+
 mark d1 0 41943040
 check "more than fits into one epoch: fuzzy to catch up" until_field 10 '.points.fuzzy_epochs > 3 and .dirty_bytes == 0'
 says "which the log says" 'more than fits into one epoch' "$T/agent.log"
@@ -260,8 +276,10 @@ killed "$P_PID"
 w d1 12288 4096
 check "a snapshot without a connection" cli disk snapshot root
 check "release" cli disk snapshot --release root
+check "its epoch is over" test ! -e "$T/tracker/d1.open"
+check "what was to be sent before still is" test -s "$T/tracker/d1.dirty"
 start_ps
-check "what was to be sent before it is sent" synced_and_same
+check "and is sent" synced_and_same
 cli disk snapshot root >"$T/out" 2>&1
 killed "$A_PID"; start
 check "an agent that died with a snapshot open: the next one goes on" synced_and_same

@@ -18,7 +18,7 @@
  * consistent epoch becomes fuzzy when the state is next asked for, for the reason that stands in the file;
  * "tiny-budget" the same, once the image is opened, and its reads fail; "die" the agent is killed at the step that
  * stands in the file: cut, cut-done, extents, image, release, get (of the open epoch), commit, commit-first (one disk of
- * several is committed), commit-done, abort.
+ * several is committed), commit-done, abort; "gone" the disk that stands in the file is.
  */
 #ifdef REPROTECT_TESTING
 
@@ -273,6 +273,13 @@ static void file_die(struct tracker *tracker, const char *step)
 		kill(getpid(), SIGKILL);
 }
 
+static bool file_gone(struct tracker *tracker, const char *name)
+{
+	char gone[32];
+
+	return file_knob(tracker, "gone", gone, sizeof(gone)) && !strcmp(gone, name);
+}
+
 static int file_info(struct tracker *tracker, struct cbt_info *info)
 {
 	memset(info, 0, sizeof(*info));
@@ -324,6 +331,10 @@ static int file_get(struct tracker *tracker, dev_t dev, struct cbt_disk *out)
 
 	if (!disk)
 		return file_fail(tracker, -ENOENT, "not tracked");
+	if (file_gone(tracker, disk->name)) {
+		*disk = tracker->disks[--tracker->count];
+		return file_fail(tracker, -ENODEV, "gone");
+	}
 	FILE_LOCKED(tracker);
 	memset(out, 0, sizeof(*out));
 	out->dev = dev;
@@ -359,6 +370,8 @@ static int file_attach(struct tracker *tracker, const char *path, dev_t dev, uin
 
 	if (disk)
 		return file_fail(tracker, -EEXIST, "already tracked");
+	if (file_gone(tracker, base))
+		return file_fail(tracker, -ENODEV, "gone");
 	if (tracker->count == FILE_DISKS_MAX)
 		return file_fail(tracker, -ENOSPC, "too many disks");
 	CLEANUP_FD int fd = open(path, O_RDONLY | O_CLOEXEC);
