@@ -13,112 +13,21 @@ cd "$(dirname "$0")/../.." || exit 1
 KILLS=${KILLS:-6}
 SEED=${SEED:-$(date +%s)}
 RANDOM=$((SEED % 32768))
-AGENT=${AGENT:-build/test/reprotect-agent-asan}
-CLI=${CLI:-build/test/reprotect-asan}
-MT=${MT:-build/bin/reprotect-master-target}
-PS=${PS:-build/bin/reprotect-process-server}
-VIA=${VIA-ps}
-[ -n "${NO_BUILD:-}" ] || make -s "$AGENT" "$CLI" "$MT" ${VIA:+"$PS"} >/dev/null || exit 1
-
-T=$(mktemp -d "${TMPDIR:-/tmp}/agent-e2e.XXXXXX")
-A_PID='' M_PID='' P_PID='' N=0 FAILED=0 LOOP='' MOUNT=''
-export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=1}
+VIA=${VIA-ps} NAME=agent-e2e LOOP='' MOUNT=''
+# shellcheck source=tests/e2e/lib/agent.sh
+. tests/e2e/lib/agent.sh
 
 cleanup() {
-	for p in $A_PID $P_PID $M_PID; do kill -9 "$p" 2>/dev/null; done
 	if [ -n "$MOUNT" ]; then fsfreeze -u "$MOUNT" 2>/dev/null; umount "$MOUNT" 2>/dev/null; fi
 	[ -z "$LOOP" ] || losetup -d "$LOOP" 2>/dev/null
-	if [ -n "${KEEP:-}" ]; then echo "# kept $T"; else rm -rf "$T"; fi
+	end_all
 }
 trap cleanup EXIT
 
-ok() { N=$((N + 1)); echo "ok $N - $1"; }
-not_ok() {
-	N=$((N + 1)) FAILED=$((FAILED + 1))
-	echo "not ok $N - $1"
-	[ ! -f "${2:-$T/out}" ] || tail -n 12 "${2:-$T/out}" | sed 's/^/# /'
-	tail -n 12 "$T/agent.log" | sed 's/^/# agent: /'
-	[ ! -f "$T/mt.log" ] || tail -n 5 "$T/mt.log" | sed 's/^/# mt: /'
-}
-skip() { N=$((N + 1)); echo "ok $N - $1 # SKIP $2"; }
-check() { local name=$1; shift; if "$@" >"$T/out" 2>&1; then ok "$name"; else not_ok "$name"; fi; }
-says() { if grep -qE -- "$2" "$3"; then ok "$1"; else not_ok "$1" "$3"; fi; }
-# is NAME VALUE WANTED; isnt: the opposite. What $T/out says is kept for says.
-is() { if [ "$2" = "$3" ]; then ok "$1"; else not_ok "$1"; fi; }
-isnt() { if [ "$2" != "$3" ]; then ok "$1"; else not_ok "$1"; fi; }
-cli() { "$CLI" "$@" --socket "$T/agent.sock"; }
-
-free_port() { perl -MIO::Socket::INET -e 'print IO::Socket::INET->new(LocalAddr => "127.0.0.1", Listen => 1)->sockport'; }
-M_PORT=$(free_port) P_PORT=$(free_port)
-[ -n "$VIA" ] && TO=$P_PORT || TO=$M_PORT
-
-cat >"$T/mt.conf" <<EOF
-[master-target]
-listen = 127.0.0.1:$M_PORT
-state = $T/mt-state
-control = $T/mt.sock
-target_dir = $T/targets
-create = yes
-EOF
-cat >"$T/ps.conf" <<EOF
-[process-server]
-listen = 127.0.0.1:$P_PORT
-master_target = 127.0.0.1:$M_PORT
-spool = $T/spool
-spool_bytes = 512M
-control = $T/ps.sock
-EOF
-# none PATTERN FILE: no line of it matches; those that do are shown
-none() { ! grep -E "$1" "$2"; }
-# configure KEY=VALUE...: a fresh configuration of the agent with disks root and data
-configure() {
-	{
-		printf '[agent]\nprocess_server = 127.0.0.1:%s\ncontrol = %s\nhost = vm1\n' "$TO" "$T/agent.sock"
-		case " $* " in *" state_dir="*) ;; *) echo "state_dir = $T/state" ;; esac
-		case " $* " in *" epoch_interval="*) ;; *) echo "epoch_interval = 200ms" ;; esac
-		for line in "$@"; do echo "${line/=/ = }"; done
-		printf '[disk root]\ndevice = %s\n[disk data]\ndevice = %s\n' "$T/d1" "$T/d2"
-	} >"$T/agent.conf"
-}
-wait_socket() {
-	for _ in $(seq 200); do
-		[ -S "$1" ] && perl -MIO::Socket::UNIX -e 'exit !IO::Socket::UNIX->new(Peer => $ARGV[0])' "$1" && return 0
-		sleep 0.05
-	done
-	echo "no $1" && return 1
-}
-start_mt() { "$MT" --config "$T/mt.conf" 2>>"$T/mt.log" & M_PID=$!; wait_socket "$T/mt.sock"; }
-start_ps() { [ -z "$VIA" ] || { "$PS" --config "$T/ps.conf" 2>>"$T/ps.log" & P_PID=$!; wait_socket "$T/ps.sock"; }; }
-start() {
-	"$AGENT" --config "$T/agent.conf" --test-tracker "$T/tracker" 2>>"$T/agent.log" &
-	A_PID=$!
-	wait_socket "$T/agent.sock"
-}
-stop() { kill -TERM "$A_PID" && wait "$A_PID"; local rc=$?; A_PID=''; return $rc; }
-killed() { kill -9 "$1"; wait "$1" 2>/dev/null; true; }
-# field FILTER: jq's, of the agent's status
-field() { cli status --json 2>/dev/null | jq -r '."reprotect-agent" | '"$1" 2>/dev/null; }
-# until_field SECONDS FILTER
-until_field() {
-	for _ in $(seq $(($1 * 5))); do
-		[ "$(field "$2")" = true ] && return 0
-		sleep 0.2
-	done
-	echo "never: $2" && cli status && return 1
-}
-synced() { until_field "${1:-30}" '.state == "replicating" and .synced and .lag_ms == 0 and .dirty_bytes == 0'; }
 # The image of a disk may end on a larger block.
 same() { cmp "$T/d1" "$T/targets/vm1/root.img" && cmp -n 41943552 "$T/d2" "$T/targets/vm1/data.img"; }
 synced_and_same() { synced "${1:-30}" && same; }
 
-mark() { flock "$T/tracker/lock" sh -c "echo '$2 $3' >>'$T/tracker/$1.dirty'"; }
-# w DISK OFFSET BYTES: marked before the write and at its completion, as the kernel does: it may be
-# in flight across a cut
-w() {
-	mark "$@"
-	head -c "$3" /dev/urandom | dd of="$T/$1" bs="$3" seek="$2" oflag=seek_bytes conv=notrunc iflag=fullblock status=none
-	mark "$@"
-}
 zero() {
 	mark "$@"
 	dd if=/dev/zero of="$T/$1" bs="$3" count=1 seek="$2" oflag=seek_bytes conv=notrunc status=none
@@ -133,13 +42,11 @@ load() {
 	done
 }
 
-mkdir "$T/tracker" "$T/targets"
 truncate -s 128M "$T/d1" && truncate -s 41943552 "$T/d2" # not a multiple of the granule
 dd if=/dev/urandom of="$T/d1" bs=1M count=50 conv=notrunc status=none
 dd if=/dev/urandom of="$T/d1" bs=1M count=9 seek=90 conv=notrunc status=none
 dd if=/dev/urandom of="$T/d2" bs=1M count=30 seek=5 conv=notrunc status=none
 head -c 512 /dev/urandom | dd of="$T/d2" bs=512 seek=41943040 oflag=seek_bytes conv=notrunc status=none
-: >"$T/agent.log"
 echo "# seed $SEED${VIA:+, through the process server}"
 
 # ---- what is told before anything runs
@@ -341,6 +248,4 @@ else
 	start
 fi
 [ -z "$A_PID" ] || stop
-check "no sanitizer report" none 'ERROR: |runtime error|LeakSanitizer' "$T/agent.log"
-echo "1..$N"
-[ "$FAILED" = 0 ]
+done_testing

@@ -477,6 +477,46 @@ static void test_tag_survives_a_crash_before_end(void **user)
 	assert_points(rig, "consistent", 1, NULL, "n1", 1);
 }
 
+/* What the state file says of the disks, and what is in memory. */
+static void assert_between(struct rig *rig, bool between)
+{
+	char error[256];
+	struct state state;
+
+	assert_int_equal(state_load(&state, rig->dir, "machine-1", error, sizeof(error)), 0);
+	assert_int_equal(state.between, between);
+	assert_int_equal(rig->state.between, between);
+	state_clear(&state);
+}
+
+static void test_dropped_epoch_leaves_a_part(void **user)
+{
+	struct rig *rig = *user;
+
+	begin(rig, 1, 0, 0);
+	data(rig, 0, 4096, 1);
+	end_as(rig, WIRE_END_CONSISTENT);
+	assert_between(rig, false);
+	begin(rig, 2, 1, 0);
+	run_until_quiet(rig);
+	assert_between(rig, false); /* nothing is written yet */
+	data(rig, 4096, 4096, 2);
+	run_until_quiet(rig);
+	assert_between(rig, true);
+	send(rig, (struct wire_frame){ .type = WIRE_ABORT }, NULL);
+	run_until_quiet(rig);
+	assert_between(rig, true);
+	restart(rig);
+	assert_between(rig, true);
+	begin(rig, 3, 1, 0);
+	run_until_quiet(rig);
+	assert_between(rig, true);
+	data(rig, 4096, 4096, 3);
+	end_as(rig, WIRE_END_CONSISTENT);
+	assert_applied(rig, 3);
+	assert_between(rig, false);
+}
+
 static void test_tags_are_bounded(void **user)
 {
 	struct rig *rig = *user;
@@ -883,6 +923,7 @@ int main(void)
 		TEST(test_resumes),
 		TEST(test_tags_are_recorded_with_the_epoch),
 		TEST(test_tag_survives_a_crash_before_end),
+		TEST(test_dropped_epoch_leaves_a_part),
 		TEST(test_tags_are_bounded),
 		TEST(test_tag_without_claim),
 		TEST(test_fuzzy_cannot_claim),

@@ -79,8 +79,11 @@ static void of_an_older_agent_nothing_is_said(void **state)
 static void target(void **state)
 {
 	CLEANUP_FREE char *good = shown(status_target_points,
-		"{\"points\":{\"consistency\":\"consistent\",\"consistent_epoch\":4,\"in_between\":true,\"last_crash\":"
+		"{\"epoch\":{\"epoch\":5},\"points\":{\"consistency\":\"consistent\",\"consistent_epoch\":4,"
+		"\"in_between\":true,\"last_crash\":"
 		"{\"name\":\"crash-4\",\"epoch\":4,\"time\":\"2024-01-01T00:00:00.000Z\"},\"last_app\":null}}");
+	CLEANUP_FREE char *dropped = shown(status_target_points,
+		"{\"epoch\":null,\"points\":{\"consistency\":\"consistent\",\"consistent_epoch\":4,\"in_between\":true}}");
 	CLEANUP_FREE char *bad = shown(status_target_points,
 		"{\"points\":{\"consistency\":\"not-consistent\",\"consistent_epoch\":4}}");
 	CLEANUP_FREE char *syncing = shown(status_target_points, "{\"points\":{\"consistency\":\"syncing\"}}");
@@ -88,6 +91,7 @@ static void target(void **state)
 	(void)state;
 	assert_string_equal(good, "    point        consistent as of epoch 4; the next one is being written\n"
 				  "    tags         crash: crash-4 (epoch 4), 1 min 00 s ago; app: none yet\n");
+	assert_non_null(strstr(dropped, "as of epoch 4; BUT A PART OF THE NEXT ONE IS ON THE DISKS"));
 	assert_non_null(strstr(bad, "NOT CONSISTENT since epoch 4"));
 	assert_non_null(strstr(syncing, "syncing: no consistent epoch since"));
 }

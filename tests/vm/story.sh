@@ -8,6 +8,7 @@
 #                                TARGET "NAME=/dev/vdX"
 #   story_run agent|process-server|master-target     (again, after a kill)
 #   story_kill WHO               kill -9
+#   agent_answers                it is up
 #   agent_is STATE, agent FILTER one value of the agent's status (jq)
 #   story_synced SECONDS         waits for the end of the initial sync
 #   story_settled SECONDS        waits until everything written so far is on the target
@@ -41,7 +42,7 @@ story_start() {
 		slice_bytes = ${STORY_SLICE:-16M}
 	END
 	for _who in master-target process-server agent; do story_run $_who; done
-	ok "the agent answers" wait_for 60 reprotect status
+	ok "the agent answers" wait_for 60 agent_answers || story_logs
 }
 
 story_run() {
@@ -56,6 +57,8 @@ story_kill() {
 }
 
 agent() { reprotect status --json 2>/dev/null | jq -r ".[\"reprotect-agent\"] | $1" 2>/dev/null; }
+# Status is also what the other daemons say while the agent does not answer yet.
+agent_answers() { [ -n "$(agent '.state // empty')" ]; }
 agent_is() { [ "$(agent .state)" = "$1" ]; }
 story_logs() { for _who in agent process-server master-target; do echo "--- $_who"; tail -n 15 "$STORY/$_who.log"; done; }
 story_synced() { wait_for "$1" agent_is replicating || { reprotect status; story_logs; return 1; }; }

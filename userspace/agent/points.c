@@ -42,6 +42,13 @@ static const char *gate_missing(struct agent *agent)
 #define GATE_REMEDY                                                                                   \
 	"it needs a kernel with the function tracer, not held by a live patch; see reprotect status"
 
+/* What is on the other disks may depend on what was on this one. */
+static void not_whole(struct agent *agent, const struct agent_disk *disk)
+{
+	fuzzy(agent, "bring it back, or, if it was removed on purpose: reprotect disk detach NAME",
+	      "disk %s is not tracked, and is no longer as the others are", disk->name);
+}
+
 uint32_t points_choose(struct agent *agent)
 {
 	uint64_t dirty = agent_dirty_bytes(agent), limit = epoch_limit_bytes(agent);
@@ -57,9 +64,11 @@ uint32_t points_choose(struct agent *agent)
 	for (size_t i = 0; i < agent->disk_count; i++) {
 		const struct agent_disk *disk = &agent->disks[i];
 
-		if (!disk->active || agent->epoch.mode == BLKCBT_MODE_FUZZY)
+		if (disk->detached || agent->epoch.mode == BLKCBT_MODE_FUZZY)
 			continue;
-		if (disk->initial)
+		if (!disk->active)
+			not_whole(agent, disk);
+		else if (disk->initial)
 			fuzzy(agent, "nothing: consistent epochs follow by themselves",
 			      "initial sync or resync of disk %s", disk->name);
 		else if (disk->bad_count && util_now_ms() < disk->bad_retry_ms)
@@ -152,8 +161,12 @@ static bool still_consistent(struct agent *agent)
 		struct cbt_disk info;
 		int rc;
 
-		if (!disk->active)
+		if (disk->detached)
 			continue;
+		if (!disk->active) {
+			not_whole(agent, disk);
+			return false;
+		}
 		rc = agent->tracker_ops->get(agent->tracker, disk->dev, &info);
 		if (rc || info.epoch != epoch->number || info.epoch_state != BLKCBT_EPOCH_OPEN) {
 			fuzzy(agent, "see: reprotect status", "disk %s: its epoch is gone: %s", disk->name,

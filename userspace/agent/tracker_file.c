@@ -16,7 +16,9 @@
  * writer that holds the lock while it marks and writes is wholly before a cut or wholly after it.
  * Test knobs, files in DIR: "degraded" consistent cuts are refused; "downgrade" the open
  * consistent epoch becomes fuzzy when the state is next asked for, for the reason that stands in the file;
- * "tiny-budget" the same, once the image is opened, and its reads fail.
+ * "tiny-budget" the same, once the image is opened, and its reads fail; "die" the agent is killed at the step that
+ * stands in the file: cut, cut-done, extents, image, release, get (of the open epoch), commit, commit-first (one disk of
+ * several is committed), commit-done, abort; "gone" the disk that stands in the file is.
  */
 #ifdef REPROTECT_TESTING
 
@@ -24,6 +26,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -57,6 +60,7 @@ struct tracker {
 };
 
 struct tracker_image {
+	struct tracker *tracker;
 	int fd;
 };
 
@@ -261,6 +265,21 @@ static bool file_knob(struct tracker *tracker, const char *name, char *out, size
 	return true;
 }
 
+static void file_die(struct tracker *tracker, const char *step)
+{
+	char at[32];
+
+	if (file_knob(tracker, "die", at, sizeof(at)) && !strcmp(at, step))
+		kill(getpid(), SIGKILL);
+}
+
+static bool file_gone(struct tracker *tracker, const char *name)
+{
+	char gone[32];
+
+	return file_knob(tracker, "gone", gone, sizeof(gone)) && !strcmp(gone, name);
+}
+
 static int file_info(struct tracker *tracker, struct cbt_info *info)
 {
 	memset(info, 0, sizeof(*info));
@@ -312,6 +331,10 @@ static int file_get(struct tracker *tracker, dev_t dev, struct cbt_disk *out)
 
 	if (!disk)
 		return file_fail(tracker, -ENOENT, "not tracked");
+	if (file_gone(tracker, disk->name)) {
+		*disk = tracker->disks[--tracker->count];
+		return file_fail(tracker, -ENODEV, "gone");
+	}
 	FILE_LOCKED(tracker);
 	memset(out, 0, sizeof(*out));
 	out->dev = dev;
@@ -323,6 +346,8 @@ static int file_get(struct tracker *tracker, dev_t dev, struct cbt_disk *out)
 	out->epoch_committed = disk->committed;
 	out->flags = disk->committed ? 0 : BLKCBT_DISK_F_UNSYNCED;
 	out->epoch_state = file_open_epoch(tracker, disk) ? BLKCBT_EPOCH_OPEN : BLKCBT_EPOCH_NONE;
+	if (out->epoch_state == BLKCBT_EPOCH_OPEN)
+		file_die(tracker, "get");
 	if (out->epoch_state == BLKCBT_EPOCH_OPEN && disk->mode != BLKCBT_MODE_FUZZY &&
 	    file_knob(tracker, "downgrade", disk->reason, sizeof(disk->reason)))
 		file_downgrade(tracker, disk->reason);
@@ -345,6 +370,8 @@ static int file_attach(struct tracker *tracker, const char *path, dev_t dev, uin
 
 	if (disk)
 		return file_fail(tracker, -EEXIST, "already tracked");
+	if (file_gone(tracker, base))
+		return file_fail(tracker, -ENODEV, "gone");
 	if (tracker->count == FILE_DISKS_MAX)
 		return file_fail(tracker, -ENOSPC, "too many disks");
 	CLEANUP_FD int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -443,6 +470,7 @@ static int file_cut(struct tracker *tracker, struct cbt_cut *cut, const dev_t *d
 
 	if (cut->mode != BLKCBT_MODE_FUZZY && file_knob(tracker, "degraded", NULL, 0))
 		return file_fail(tracker, -EOPNOTSUPP, "there is no gate");
+	file_die(tracker, "cut");
 	FILE_LOCKED(tracker);
 	for (size_t i = 0; i < count; i++) {
 		struct file_disk *disk = file_find(tracker, devs[i]);
@@ -473,6 +501,7 @@ static int file_cut(struct tracker *tracker, struct cbt_cut *cut, const dev_t *d
 	}
 	cut->cut_ns = util_now_ns();
 	cut->hold_ns = 12345;
+	file_die(tracker, "cut-done");
 	return 0;
 }
 
@@ -513,6 +542,7 @@ static int file_close_epoch(struct tracker *tracker, struct file_disk *disk, uin
 static int file_commit(struct tracker *tracker, uint64_t epoch, const struct cbt_range *ranges,
 		       size_t count)
 {
+	file_die(tracker, "commit");
 	FILE_LOCKED(tracker);
 	for (size_t i = 0; i < count; i++) {
 		struct file_disk *disk = file_find(tracker, ranges[i].dev);
@@ -528,12 +558,16 @@ static int file_commit(struct tracker *tracker, uint64_t epoch, const struct cbt
 			return rc;
 		disk->committed = epoch;
 		file_save(tracker, disk);
+		if (i + 1 < count)
+			file_die(tracker, "commit-first");
 	}
+	file_die(tracker, "commit-done");
 	return 0;
 }
 
 static int file_abort(struct tracker *tracker, uint64_t epoch, const dev_t *devs, size_t count)
 {
+	file_die(tracker, "abort");
 	FILE_LOCKED(tracker);
 	for (size_t i = 0; i < count; i++) {
 		struct file_disk *disk = file_find(tracker, devs[i]);
@@ -574,6 +608,7 @@ static int file_extents_open(struct tracker *tracker, const struct cbt_disk *inf
 
 	if (!disk)
 		return file_fail(tracker, -ENODEV, "not tracked");
+	file_die(tracker, "extents");
 	extents = calloc(1, sizeof(*extents));
 	if (!extents)
 		return -ENOMEM;
@@ -630,6 +665,8 @@ static int file_image_open(struct tracker *tracker, const struct cbt_disk *info,
 
 	if (!image)
 		return -ENOMEM;
+	file_die(tracker, "image");
+	image->tracker = tracker;
 	file_image_path(tracker, info, path, sizeof(path));
 	if (tiny)
 		file_downgrade(tracker, "budget exhausted, the test says");
@@ -654,6 +691,7 @@ static int file_image_release(struct tracker_image *image, const struct blkcbt_e
 {
 	static char junk[65536];
 
+	file_die(image->tracker, "release");
 	memset(junk, 0xdb, sizeof(junk));
 	for (size_t i = 0; i < count; i++)
 		for (uint64_t at = 0; at < extents[i].length_bytes; at += sizeof(junk)) {

@@ -150,7 +150,10 @@ void status_target_points(const json_t *machine, uint64_t now_ms, FILE *out)
 		return;
 	if (!strcmp(word, "consistent"))
 		fprintf(out, "    point        consistent as of epoch %" PRIu64 "%s\n", epoch,
-			cli_true(points, "in_between") ? "; the next one is being written" : "");
+			!cli_true(points, "in_between") ? "" :
+			json_is_object(json_object_get(machine, "epoch")) ?
+				"; the next one is being written" :
+				"; BUT A PART OF THE NEXT ONE IS ON THE DISKS, it has to be sent again");
 	else if (!strcmp(word, "not-consistent"))
 		fprintf(out, "    point        NOT CONSISTENT since epoch %" PRIu64
 			     ": fuzzy epochs followed (reprotect status on the protected machine says why)\n",

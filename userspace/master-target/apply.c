@@ -339,6 +339,11 @@ static enum step on_data(struct apply *apply, struct apply_queued *queued)
 	if (writer_full(&apply->writer) ||
 	    writer_overlaps(&apply->writer, target, frame->offset, frame->length))
 		return STEP_WAIT;
+	if (!apply->state->between) {
+		apply->state->between = true;
+		if (save(apply))
+			return STEP_DONE;
+	}
 	/* First: the write may fail, and the queue with this frame be gone, inside writer_start(). */
 	count_frame(apply, frame);
 	payload = queued->payload;
@@ -535,6 +540,7 @@ static void end_commit(struct apply *apply)
 	state->applied_ms = util_wall_ms();
 	state->last_mismatch = json_incref(position->mismatch);
 	memset(&state->partial, 0, sizeof(state->partial));
+	state->between = false;
 	if (released) {
 		state->status = STATE_RELEASED;
 		state->released_ms = state->applied_ms;

@@ -167,14 +167,14 @@ int state_save(const struct state *state)
 						       "created", d->created, "written", d->written,
 						       "identity", d->identity));
 	}
-	root = json_pack("{s:i, s:s, s:s, s:s, s:I, s:I, s:O?, s:o, s:o, s:I, s:I, s:I, s:o}", "format",
+	root = json_pack("{s:i, s:s, s:s, s:s, s:I, s:I, s:O?, s:o, s:o, s:I, s:I, s:I, s:o, s:b}", "format",
 			 FORMAT, "machine", state->uuid, "host", state->host, "status",
 			 state_status_name(state->status), "last_applied",
 			 (json_int_t)state->last_applied, "max_epoch", (json_int_t)state->max_epoch,
 			 "mismatch", state->last_mismatch, "partial", position_json(state), "disks",
 			 disks, "created_ms", (json_int_t)state->created_ms, "applied_ms",
 			 (json_int_t)state->applied_ms, "released_ms", (json_int_t)state->released_ms, "tags",
-			 tags_save(&state->tags));
+			 tags_save(&state->tags), "between", state->between);
 	if (!root || json_array_size(disks) != state->disk_count)
 		return -ENOMEM;
 	r = util_mkdirs(state->dir);
@@ -247,6 +247,8 @@ static int load_json(struct state *state, const json_t *root)
 	snprintf(state->host, sizeof(state->host), "%s", host);
 	state->last_applied = number(root, "last_applied");
 	state->max_epoch = number(root, "max_epoch");
+	/* A file of an older release does not say. */
+	state->between = !json_is_false(json_object_get(root, "between"));
 	state->created_ms = number(root, "created_ms");
 	state->applied_ms = number(root, "applied_ms");
 	state->released_ms = number(root, "released_ms");

@@ -62,12 +62,18 @@ struct state_position {
 	json_t *mismatch, *tag;
 };
 
+/**
+ * struct state - what is known of a machine
+ * @between: the targets may hold a part of an epoch behind @last_applied; durable before its first write
+ * @partial: how far that epoch is durable, if it can be gone on with
+ */
 struct state {
 	char dir[4096];
 	char uuid[STATE_NAME_BYTES];
 	char host[STATE_NAME_BYTES];
 	enum state_status status;
 	uint64_t last_applied, max_epoch;
+	bool between;
 	json_t *last_mismatch; /* of the epoch last_applied, or NULL */
 	struct tags tags;
 	struct state_position partial;

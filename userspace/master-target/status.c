@@ -64,20 +64,17 @@ static json_t *epoch_json(const struct machine *machine)
 }
 
 /*
- * What the disks are. There is no undo log yet: while an epoch is being written (in_between) they hold a
- * part of it, whatever the last whole one was.
+ * What the disks are. There is no undo log yet: while an epoch is being written, and after one that was dropped until
+ * the next is whole (in_between), they hold a part of it, whatever the last whole one was.
  */
 static json_t *points_json(const struct machine *machine)
 {
 	const struct state *state = &machine->state;
 	const struct tags *tags = &state->tags;
-	bool between = state->partial.seq ||
-		       ((machine->apply.phase == APPLY_OPEN || machine->apply.phase == APPLY_ENDING) &&
-			machine->apply.position.bytes);
 
 	return json_pack("{s:s, s:o, s:b, s:O?, s:O?, s:o}", "consistency",
 			 tags_consistency(tags, state->last_applied), "consistent_epoch",
-			 count(tags->consistent_epoch), "in_between", between, "last_crash", tags->crash,
+			 count(tags->consistent_epoch), "in_between", state->between, "last_crash", tags->crash,
 			 "last_app", tags->app, "tags",
 			 tags->list ? json_incref(tags->list) : json_array());
 }

@@ -2,7 +2,8 @@
 # shellcheck shell=sh disable=SC1091
 # What: the rig itself: stock drivers, programs and file systems work in a VM.
 # VM: disks=64M,512M modules="null_blk dm_mod sd_mod +scsi_debug +ext4 +xfs" timeout=120 kernels=all
-# VM: tools="fio dmsetup mkfs.ext4 mkfs.xfs mount umount blockdev"
+# VM: tools="fio dmsetup mkfs.ext4 mkfs.xfs mount umount blockdev setpriv"
+# VM: files="tests/fio:/lib/jobs /usr/share/common-licenses:/usr/share/common-licenses"
 . /lib/tap.sh
 
 write() {
@@ -28,5 +29,11 @@ ok "ext4 is made" mkfs.ext4 -q /dev/vda
 ok "ext4 holds a file" mount_and_use ext4 /dev/vda
 ok "xfs is made" mkfs.xfs -q -f /dev/vdb
 ok "xfs holds a file" mount_and_use xfs /dev/vdb
+ok "a folder of the project is there" test -s /lib/jobs/verify.fio
+ok "a folder of the host is there" test -s /usr/share/common-licenses/GPL-3
+is "its links are what they point to" "$(test -L /usr/share/common-licenses/GPL || cat /usr/share/common-licenses/GPL)" \
+	"$(cat /usr/share/common-licenses/GPL-3)"
+ok "whoever is not root can read it" setpriv --reuid=65534 --regid=65534 --clear-groups \
+	sh -c 'cat /usr/share/common-licenses/GPL-3'
 fails "a failing command fails" "can't open" cat /nonexistent
 done_testing

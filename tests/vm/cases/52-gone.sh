@@ -30,7 +30,11 @@ ok "the operator is told that the disk is gone" wait_for 60 gone || reprotect st
 before=$(agent .epochs.applied)
 more() { [ "$(agent .epochs.applied)" -ge $((before + 3)) ]; }
 ok "the other disk goes on" wait_for 60 more || story_logs
+point_is() { [ "$(reprotect status --json 2>/dev/null | jq -r '.["reprotect-master-target"].machines[0].points.consistency' 2>/dev/null)" = "$1" ]; }
+is "no point is offered without the lost one" "$(point_is consistent && echo offered)" "" || reprotect status
+ok "the operator is told why" sh -c 'reprotect status | grep "FUZZY: disk pulled is not tracked"'
 ok "the lost disk can be detached" reprotect disk detach pulled
+ok "the other one is a point again" wait_for 60 point_is consistent || reprotect status
 
 fails "a partition" "partition" sh -c 'echo "start=2048" | sfdisk -q --force /dev/vdc && reprotect disk attach /dev/vdc1 --name part'
 dd if=/dev/zero of=/dev/vdc bs=1M count=1 2>/dev/null

@@ -44,7 +44,7 @@ ok "the copy needs no journal replay" sh -c '! dumpe2fs -h /dev/vdb 2>/dev/null 
 ok "and is clean" e2fsck -fn /dev/vdb
 sed -i 's/^epoch_interval.*/&\npreserve_budget = 1M/' "$STORY/agent.conf"
 story_run agent
-ok "an agent with a small budget" wait_for 60 reprotect status
+ok "an agent with a small budget" wait_for 60 agent_answers
 ok "is consistent while nobody writes" wait_for 90 target_is '.consistency == "consistent"'
 ok "snapshot" sh -c 'reprotect disk snapshot data >/tmp/image'
 ok "reads as the disk" cmp "$(cat /tmp/image)" /dev/vdc
