@@ -60,6 +60,7 @@ done
 diag "rows acknowledged at the end: ext4 $(acked ext4), xfs $(acked xfs); preserved: $(get /dev/vda preserves), $(get /dev/vdb preserves)"
 touch /tmp/stop
 wait
+ok "no statement failed" rows_ended
 is "no downgrade, no escape" "$(get /dev/vda downgrades) $(get /dev/vdb downgrades) $(get /dev/vda escapes) $(get /dev/vdb escapes)" "0 0 0 0"
 umount /mnt/ext4
 umount /mnt/xfs

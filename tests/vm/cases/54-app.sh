@@ -146,6 +146,7 @@ snapshot xfs /dev/vdb
 touch /tmp/stop
 # shellcheck disable=SC2086
 wait $loads
+ok "no statement failed" rows_ended
 umount /mnt/ext4
 umount /mnt/xfs
 ok "all of it is on its way" reprotect tag crash --name end --timeout 120s
