@@ -53,6 +53,9 @@
 /* Most disks that one cut, commit or abort may name. */
 #define BLKCBT_GROUP_MAX	256u
 
+/* What user space names a disk by in its store, e.g. its serial number; padded with zeros. */
+#define BLKCBT_IDENTITY_BYTES	64u
+
 /**
  * enum blkcbt_cmd - commands of the family
  * @BLKCBT_CMD_INFO: the module itself. Request: nothing. Reply:
