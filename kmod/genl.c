@@ -396,8 +396,13 @@ static int get_store(struct genl_info *info, struct blkcbt_store_ask *ask)
 
 	memset(ask, 0, sizeof(*ask));
 	ask->hot_max = BLKCBT_STORE_HOT_DEFAULT;
-	if (!attrs[BLKCBT_A_STORE_FD])
+	if (!attrs[BLKCBT_A_STORE_FD]) {
+		if (attrs[BLKCBT_A_IDENTITY] || attrs[BLKCBT_A_STORE_GENERATION] ||
+		    attrs[BLKCBT_A_STORE_HOT_MAX])
+			return say(info, "no store named: BLKCBT_A_STORE_FD is needed",
+				   -EINVAL);
 		return 0;
+	}
 	if (!attrs[BLKCBT_A_IDENTITY] || !nla_len(attrs[BLKCBT_A_IDENTITY]))
 		return say(info, "no identity: BLKCBT_A_IDENTITY is needed with a store", -EINVAL);
 	nla_memcpy(ask->identity, attrs[BLKCBT_A_IDENTITY], sizeof(ask->identity));
@@ -522,6 +527,8 @@ static int cmd_store_drop(struct sk_buff *skb, struct genl_info *info)
 	d = get_disk_by(skb, info, info->attrs);
 	if (IS_ERR(d)) {
 		err = PTR_ERR(d);
+	} else if (!d->awaits_store && !rcu_access_pointer(d->store)) {
+		err = say(info, "the disk has no store, and awaits none", -ENOENT);
 	} else {
 		blkcbt_store_give_up(d);
 		blkcbt_store_save(d, BLKCBT_STORE_SAVED_COUNT);
