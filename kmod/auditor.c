@@ -33,6 +33,7 @@
 #include "disk.h"
 #include "preserve.h"
 #include "scsi_cdb.h"
+#include "store.h"
 
 /* Set before any disk is tracked: block_rq_issue is there, and counts passthrough. */
 static bool issue_seen;
@@ -79,6 +80,7 @@ counted:
 		return;
 	atomic64_inc(&d->passthrough);
 	blkcbt_preserve_upset(d);
+	blkcbt_store_upset(d, "a command went past the block layer (SG_IO or the like)");
 }
 
 /* A write that is not marked in the current map. */

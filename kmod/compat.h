@@ -69,47 +69,59 @@ static __always_inline void blkcbt_fregs_divert(struct ftrace_regs *fregs, unsig
 #endif /* BLKCBT_HAVE_GATE */
 
 /**
- * struct blkcbt_bdev - a block device, opened briefly
+ * struct blkcbt_bdev - a block device that is open
  * @bdev: the device
- * @held: what the kernel gave to be closed with
+ * @held: what is to be closed with
  */
 struct blkcbt_bdev {
 	struct block_device *bdev;
 	void *held;
 };
 
+#ifdef BLKCBT_HAVE_FMODE_OPEN
+#define BLKCBT_BDEV_READ	FMODE_READ
+#define BLKCBT_BDEV_OWN		(FMODE_READ | FMODE_WRITE | FMODE_EXCL)
+#else
+#define BLKCBT_BDEV_READ	BLK_OPEN_READ
+#define BLKCBT_BDEV_OWN		(BLK_OPEN_READ | BLK_OPEN_WRITE)
+#endif
+
 /**
- * blkcbt_bdev_open() - open a block device for a look at it
+ * blkcbt_bdev_open() - open a block device
  * @dev: its number
+ * @holder: NULL: for a look at it; else for reading and writing, and nobody else may
  * @b: filled in
  *
  * Context: may sleep.
- * Return: 0 or what the kernel says (-ENXIO no such device).
+ * Return: 0 or what the kernel says (-ENXIO no such device, -EBUSY).
  */
-static inline int blkcbt_bdev_open(dev_t dev, struct blkcbt_bdev *b)
+static inline int blkcbt_bdev_open(dev_t dev, void *holder, struct blkcbt_bdev *b)
 {
 #if defined(BLKCBT_HAVE_BDEV_FILE)
-	struct file *file = bdev_file_open_by_dev(dev, BLK_OPEN_READ, NULL, NULL);
+	struct file *file = bdev_file_open_by_dev(dev, holder ? BLKCBT_BDEV_OWN : BLKCBT_BDEV_READ,
+						  holder, NULL);
 
 	if (IS_ERR(file))
 		return PTR_ERR(file);
 	b->held = file;
 	b->bdev = file_bdev(file);
 #elif defined(BLKCBT_HAVE_BDEV_HANDLE)
-	struct bdev_handle *handle = bdev_open_by_dev(dev, BLK_OPEN_READ, NULL, NULL);
+	struct bdev_handle *handle = bdev_open_by_dev(dev, holder ? BLKCBT_BDEV_OWN :
+						      BLKCBT_BDEV_READ, holder, NULL);
 
 	if (IS_ERR(handle))
 		return PTR_ERR(handle);
 	b->held = handle;
 	b->bdev = handle->bdev;
 #elif defined(BLKCBT_HAVE_FMODE_OPEN)
-	b->bdev = blkdev_get_by_dev(dev, FMODE_READ, NULL);
-	b->held = NULL;
+	b->bdev = blkdev_get_by_dev(dev, holder ? BLKCBT_BDEV_OWN : BLKCBT_BDEV_READ, holder);
+	b->held = holder;
 	if (IS_ERR(b->bdev))
 		return PTR_ERR(b->bdev);
 #else
-	b->bdev = blkdev_get_by_dev(dev, BLK_OPEN_READ, NULL, NULL);
-	b->held = NULL;
+	b->bdev = blkdev_get_by_dev(dev, holder ? BLKCBT_BDEV_OWN : BLKCBT_BDEV_READ, holder,
+				    NULL);
+	b->held = holder;
 	if (IS_ERR(b->bdev))
 		return PTR_ERR(b->bdev);
 #endif
@@ -129,9 +141,9 @@ static inline void blkcbt_bdev_close(struct blkcbt_bdev *b)
 #elif defined(BLKCBT_HAVE_BDEV_HANDLE)
 	bdev_release(b->held);
 #elif defined(BLKCBT_HAVE_FMODE_OPEN)
-	blkdev_put(b->bdev, FMODE_READ);
+	blkdev_put(b->bdev, b->held ? BLKCBT_BDEV_OWN : BLKCBT_BDEV_READ);
 #else
-	blkdev_put(b->bdev, NULL);
+	blkdev_put(b->bdev, b->held);
 #endif
 }
 

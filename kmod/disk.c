@@ -11,10 +11,12 @@
 #include <linux/idr.h>
 #include <linux/major.h>
 #include <linux/module.h>
+#include <linux/part_stat.h>
 #include <linux/random.h>
 #include <linux/wait.h>
 #include "disk.h"
 #include "preserve.h"
+#include "store.h"
 
 /* Serialises control: the list, the table's writers, epochs, the maps' owners. */
 DEFINE_MUTEX(blkcbt_ctl_mutex);
@@ -234,7 +236,8 @@ static bool major_is_sd(unsigned int major)
 	       (major >= SCSI_DISK8_MAJOR && major <= SCSI_DISK15_MAJOR);
 }
 
-static struct blkcbt_disk *disk_make(struct gendisk *gd, u32 granule_bytes, char *why)
+static struct blkcbt_disk *disk_make(struct gendisk *gd, u32 granule_bytes, bool awaits_store,
+				     char *why)
 {
 	unsigned int granule_sectors = granule_bytes >> SECTOR_SHIFT;
 	struct blkcbt_disk *d = kzalloc(sizeof(*d), GFP_KERNEL);
@@ -259,6 +262,8 @@ static struct blkcbt_disk *disk_make(struct gendisk *gd, u32 granule_bytes, char
 	d->granule_sector_shift = ilog2(granule_sectors);
 	d->nr_granules = (d->nr_sectors + granule_sectors - 1) >> d->granule_sector_shift;
 	d->bio_based = !queue_is_mq(gd->queue);
+	d->shims = d->bio_based || awaits_store;
+	d->awaits_store = awaits_store;
 	d->scsi = major_is_sd(gd->major);
 	d->escape_after = jiffies;
 	INIT_WORK(&d->event_work, blkcbt_event_work);
@@ -266,10 +271,10 @@ static struct blkcbt_disk *disk_make(struct gendisk *gd, u32 granule_bytes, char
 	INIT_HLIST_NODE(&d->node);
 
 	map = blkcbt_map_alloc(d->nr_granules);
-	if (map)
+	if (map && !awaits_store)
 		blkcbt_map_mark_all(map);
 	RCU_INIT_POINTER(d->cur, map);
-	d->inflight = alloc_percpu(long);
+	d->inflight = alloc_percpu(struct blkcbt_inflight);
 	if (!map || !d->inflight || blkcbt_park_init_disk(d) ||
 	    percpu_ref_init(&d->ref, disk_drained, 0, GFP_KERNEL)) {
 		disk_dismantle(d);
@@ -294,17 +299,23 @@ static struct blkcbt_disk *disk_make(struct gendisk *gd, u32 granule_bytes, char
 }
 
 /**
- * blkcbt_disk_attach() - start tracking a disk; every granule starts dirty
+ * blkcbt_disk_attach() - start tracking a disk; every granule starts dirty, or what
+ *	its store says
  * @dev: its number
  * @granule_bytes: the granule
+ * @awaits_store: nothing starts dirty, but nothing can be cut before a store was
+ *	added or given up
+ * @store: the store, or NULL; then @awaits_store is set
  * @why: set to a text on error
  *
  * Context: blkcbt_ctl_mutex; sleeps.
  * Return: the disk or an error as documented for BLKCBT_CMD_ATTACH.
  */
-struct blkcbt_disk *blkcbt_disk_attach(dev_t dev, u32 granule_bytes, char *why)
+struct blkcbt_disk *blkcbt_disk_attach(dev_t dev, u32 granule_bytes, bool awaits_store,
+				       const struct blkcbt_store_ask *store, char *why)
 {
 	struct blkcbt_disk *d = blkcbt_disk_by_dev(dev);
+	struct blkcbt_store *s = NULL;
 	struct blkcbt_bdev b;
 	int err;
 
@@ -329,7 +340,7 @@ struct blkcbt_disk *blkcbt_disk_attach(dev_t dev, u32 granule_bytes, char *why)
 			MINOR(dev));
 		return ERR_PTR(-ENODEV);
 	}
-	err = blkcbt_bdev_open(dev, &b);
+	err = blkcbt_bdev_open(dev, NULL, &b);
 	if (err) {
 		module_put(THIS_MODULE);
 		if (err == -ENXIO || err == -ENOENT)
@@ -340,7 +351,7 @@ struct blkcbt_disk *blkcbt_disk_attach(dev_t dev, u32 granule_bytes, char *why)
 		return ERR_PTR(err);
 	}
 	err = disk_refuse(b.bdev, granule_bytes, why);
-	d = err ? ERR_PTR(err) : disk_make(b.bdev->bd_disk, granule_bytes, why);
+	d = err ? ERR_PTR(err) : disk_make(b.bdev->bd_disk, granule_bytes, awaits_store, why);
 	blkcbt_bdev_close(&b);
 	if (IS_ERR(d)) {
 		module_put(THIS_MODULE);
@@ -358,10 +369,19 @@ struct blkcbt_disk *blkcbt_disk_attach(dev_t dev, u32 granule_bytes, char *why)
 		percpu_ref_kill(&d->ref);
 		return ERR_PTR(err);
 	}
+	if (store)
+		s = blkcbt_store_prepare(d, store);
+	if (s)
+		blkcbt_store_install(d, s);
 	if (blkcbt_fault_lock_order())
 		blkcbt_park_fault_locks(d, false);
 	hlist_add_head_rcu(&d->node, &blkcbt_table[hash_ptr(d->gd, BLKCBT_HASH_BITS)]);
 	blkcbt_disks_seq++;
+	d->attach_sectors = blkcbt_disk_written(d);
+	if (s)
+		blkcbt_store_start(d, s);
+	else if (store)
+		blkcbt_store_give_up(d);
 	pr_info("disk %s: attached, granule %u bytes%s\n", d->gd->disk_name, granule_bytes,
 		d->bio_based ? ", bio-based" : "");
 	return d;
@@ -392,6 +412,7 @@ int blkcbt_disk_detach(struct blkcbt_disk *d, bool force, char *why)
 	}
 	if (blkcbt_fault_lock_order())
 		blkcbt_park_fault_locks(d, true);
+	blkcbt_store_save(d, BLKCBT_STORE_SAVED_COUNT);
 	hlist_del_init_rcu(&d->node);
 	list_del(&d->list);
 	blkcbt_disks_seq++;
@@ -400,12 +421,30 @@ int blkcbt_disk_detach(struct blkcbt_disk *d, bool force, char *why)
 	blkcbt_image_del(d);
 	preserve = blkcbt_preserve_stop(d);
 	pr_info("disk %s: detached\n", d->gd->disk_name);
-	synchronize_rcu();
+	blkcbt_store_remove(d);
 	blkcbt_preserve_put(preserve);
 	blkcbt_park_kick(d);
 	percpu_ref_kill(&d->ref);
 	module_put(THIS_MODULE);
 	return 0;
+}
+
+/**
+ * blkcbt_disk_written() - how much has been written to a disk in this boot
+ * @d: the disk
+ *
+ * By its own statistics, which count from before the module was there.
+ *
+ * Return: sectors written and discarded; U64_MAX if nobody counts.
+ */
+u64 blkcbt_disk_written(struct blkcbt_disk *d)
+{
+#ifdef blk_queue_io_stat
+	if (!blk_queue_io_stat(d->gd->queue))
+		return U64_MAX;
+#endif
+	return part_stat_read(d->gd->part0, sectors[STAT_WRITE]) +
+	       part_stat_read(d->gd->part0, sectors[STAT_DISCARD]);
 }
 
 /**
@@ -431,6 +470,8 @@ int blkcbt_disk_mark_bytes(struct blkcbt_disk *d, u64 from_bytes, u64 to_bytes, 
 	u64 size = (u64)d->nr_sectors << SECTOR_SHIFT;
 	unsigned int shift = d->granule_sector_shift + SECTOR_SHIFT;
 
+	if (rcu_access_pointer(d->store))
+		blkcbt_store_upset(d, "granules were marked by command");
 	to_bytes = min(to_bytes, size);
 	if (from_bytes >= to_bytes) {
 		why_err(why, "disk %s: cannot mark: there is nothing in the range (the disk has %llu bytes)",
@@ -473,6 +514,7 @@ void blkcbt_disk_escape(struct blkcbt_disk *d, sector_t sector, sector_t sectors
 {
 	atomic64_inc(&d->escapes);
 	blkcbt_preserve_upset(d);
+	blkcbt_store_upset(d, "a write came that the gate does not see");
 	if (time_before(jiffies, READ_ONCE(d->escape_after)))
 		return;
 	WRITE_ONCE(d->escape_after, jiffies + HZ);
@@ -509,5 +551,6 @@ void blkcbt_disk_mark_odd(struct blkcbt_disk *d, sector_t sector, sector_t secto
 void blkcbt_disk_mark_whole(struct blkcbt_disk *d)
 {
 	blkcbt_map_mark_all(rcu_dereference_raw(d->cur));
+	blkcbt_store_upset(d, "the place of a write was not known");
 	blkcbt_disk_raise(d, BLKCBT_EVENT_RESYNC);
 }

@@ -30,11 +30,21 @@
 #include "epoch.h"
 #include "fault.h"
 #include "map.h"
+#include "store_format.h"
 
 #define BLKCBT_HASH_BITS	7
 /* Not THIS_MODULE->version, which is a copy that there may have been no memory for. */
 #define BLKCBT_VERSION		"0.1.0"
 #define BLKCBT_DISKS_MAX	1024u
+
+/**
+ * struct blkcbt_inflight - shims that were put under writes on one processor, less
+ *	those that completed there
+ * @n: of writes let through at an even and at an odd &blkcbt_disk.flight
+ */
+struct blkcbt_inflight {
+	long n[2];
+};
 
 /**
  * struct blkcbt_disk - a tracked disk
@@ -43,14 +53,16 @@
  * @gd: the disk; a reference is held
  * @nr_granules: size of the maps
  * @granule_sector_shift: log2 of the granule in sectors
- * @bio_based: has no requests: writes carry a completion shim
+ * @bio_based: has no requests
+ * @shims: writes carry a completion shim: it is bio-based, or has or awaits a store
  * @scsi: its passthrough requests are SCSI commands
  * @nr_sectors: size when attached
  * @diskseq: tells the medium from another one in the same drive
  * @owner: the driver's module, pinned
  * @index: number of the character device
  * @id: random number of this attachment
- * @shim_pool: reserve of shims of a bio-based disk, for parked bios
+ * @shim_pool: reserve of shims, for parked bios; of a disk whose writes carry them
+ * @attach_sectors: what its counter of writes said when it came into the table
  * @park_wq: preserves, and resubmits parked bios; of its own, so that a disk on
  *	top of another never waits behind it
  *
@@ -77,8 +89,16 @@
  *
  * RCU, changed under blkcbt_ctl_mutex:
  * @preserve: the open consistent epoch
+ * @store: the crash-safe store
+ *
+ * Changed under blkcbt_ctl_mutex or by the worker of @store:
+ * @flight: which of the two counts of @inflight a write belongs to that is let
+ *	through now
  *
  * blkcbt_ctl_mutex:
+ * @awaits_store: nothing may be cut before its store was added, or given up
+ * @store_verdict: what the last store that was given was worth
+ * @store_why: why it was not trusted
  * @image: block device that shows it, from the first consistent cut on
  * @downgrades: epochs that became fuzzy
  * @downgrade_reason: why the last of them did; a constant
@@ -106,6 +126,7 @@ struct blkcbt_disk {
 	u64 nr_granules;
 	u8 granule_sector_shift;
 	bool bio_based;
+	bool shims;
 	bool scsi;
 	bool cut_once;
 	bool old_open;
@@ -113,10 +134,12 @@ struct blkcbt_disk {
 	unsigned long slow;
 	struct blkcbt_map __rcu *old;
 	struct blkcbt_preserve __rcu *preserve;
+	struct blkcbt_store __rcu *store;
+	unsigned int flight;
 	u64 commit_ns;
 
 	struct percpu_ref ref;
-	long __percpu *inflight;
+	struct blkcbt_inflight __percpu *inflight;
 	mempool_t *shim_pool;
 	struct workqueue_struct *park_wq;
 	struct work_struct park_work;
@@ -125,6 +148,7 @@ struct blkcbt_disk {
 
 	sector_t nr_sectors;
 	u64 diskseq;
+	u64 attach_sectors;
 	struct module *owner;
 	unsigned int index;
 	u64 id;
@@ -133,6 +157,9 @@ struct blkcbt_disk {
 	struct blkcbt_epoch epoch;
 	u64 cut_ns;
 	bool detached;
+	bool awaits_store;
+	enum blkcbt_store_verdict store_verdict;
+	char store_why[BLKCBT_STORE_WHY_LEN];
 	struct gendisk *image;
 	u64 downgrades;
 	const char *downgrade_reason;
@@ -159,10 +186,13 @@ struct blkcbt_disk {
  * @BLKCBT_SLOW_HOLD: writes wait
  * @BLKCBT_SLOW_PRESERVE: a write may have to wait until what it overwrites is
  *	preserved
+ * @BLKCBT_SLOW_STORE: a write may have to wait until the store knows of it, and
+ *	carries a shim
  */
 enum blkcbt_slow {
 	BLKCBT_SLOW_HOLD,
 	BLKCBT_SLOW_PRESERVE,
+	BLKCBT_SLOW_STORE,
 };
 
 /**
@@ -201,6 +231,8 @@ struct blkcbt_cut {
 	u64 hold_ns;
 };
 
+struct blkcbt_store_ask;
+
 extern struct mutex blkcbt_ctl_mutex;
 extern struct list_head blkcbt_disks;
 extern unsigned int blkcbt_disks_seq;
@@ -211,10 +243,12 @@ extern struct workqueue_struct *blkcbt_wq;
 #define BLKCBT_WHY_LEN	240
 struct blkcbt_disk *blkcbt_disk_by_dev(dev_t dev);
 struct blkcbt_disk *blkcbt_disk_by_index(unsigned int index);
-struct blkcbt_disk *blkcbt_disk_attach(dev_t dev, u32 granule_bytes, char *why);
+struct blkcbt_disk *blkcbt_disk_attach(dev_t dev, u32 granule_bytes, bool awaits_store,
+				       const struct blkcbt_store_ask *store, char *why);
 int blkcbt_disk_detach(struct blkcbt_disk *d, bool force, char *why);
 int blkcbt_disk_mark_bytes(struct blkcbt_disk *d, u64 from_bytes, u64 to_bytes, char *why);
 u32 blkcbt_disk_flags(struct blkcbt_disk *d);
+u64 blkcbt_disk_written(struct blkcbt_disk *d);
 bool blkcbt_disk_gone(struct blkcbt_disk *d);
 bool blkcbt_disk_resized(struct blkcbt_disk *d);
 
@@ -282,6 +316,7 @@ bool blkcbt_shim_completes(struct blkcbt_disk *d, struct bio *bio);
 /* park.c */
 void blkcbt_park_stub(struct bio *bio);
 int blkcbt_park_init_disk(struct blkcbt_disk *d);
+void blkcbt_park_again(struct blkcbt_disk *d, struct bio_list *bios);
 void blkcbt_park_exit_disk(struct blkcbt_disk *d);
 void blkcbt_park_kick(struct blkcbt_disk *d);
 void blkcbt_park_exit(void);

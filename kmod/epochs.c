@@ -39,6 +39,11 @@ static int cut_refuse(struct blkcbt_disk *d, const struct blkcbt_cut *cut, char 
 			d->gd->disk_name);
 		return -ERANGE;
 	}
+	if (d->awaits_store) {
+		why_err(why, "disk %s: cannot cut: it awaits its store (add it, or drop it)",
+			d->gd->disk_name);
+		return -EAGAIN;
+	}
 	if (cut->mode != BLKCBT_MODE_FUZZY && blkcbt_observe_degraded(d->bio_based)) {
 		why_err(why, "disk %s: cannot cut a consistent epoch: not every write to it is seen before the disk gets it (INFO says what is missing; cut a fuzzy one)",
 			d->gd->disk_name);

@@ -17,7 +17,7 @@ void blkcbt_event_work(struct work_struct *work)
 	unsigned long events = xchg(&d->events, 0);
 	unsigned int event;
 
-	for (event = BLKCBT_EVENT_ATTACHED; event <= BLKCBT_EVENT_DOWNGRADED; event++) {
+	for (event = BLKCBT_EVENT_ATTACHED; event <= BLKCBT_EVENT_STORE; event++) {
 		if (!(events & BIT(event)))
 			continue;
 		if (event == BLKCBT_EVENT_RESYNC)

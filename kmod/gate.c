@@ -7,8 +7,9 @@
  * bio-based disk gets a completion shim as well. A bio that has to wait is
  * diverted: the callback sets the instruction pointer to blkcbt_park_stub(),
  * which queues it and returns to the submitter. It waits while writers are held
- * for a cut (then it is not marked: it belongs to the next epoch), while what it
- * overwrites is preserved, or when there was no memory for its shim. The gate
+ * for a cut (then it is not marked: it belongs to the next epoch), until the
+ * store knows of it (nor then), while what it overwrites is preserved, or when
+ * there was no memory for its shim. The gate
  * itself never sleeps and never calls back into the block layer, and a bio that
  * needs nothing runs on in the original function, so no sleeping task ever has
  * a frame of this module on its stack.
@@ -26,6 +27,7 @@
 #include <linux/ftrace.h>
 #include "disk.h"
 #include "preserve.h"
+#include "store.h"
 
 #ifdef BLKCBT_HAVE_GATE
 
@@ -38,7 +40,7 @@ static noinline notrace void gate_shim(struct blkcbt_disk *d, struct bio *bio, s
 		blkcbt_fregs_divert(fregs, (unsigned long)blkcbt_park_stub);
 }
 
-/* Writers are held, or a consistent epoch is open. */
+/* Writers are held, a consistent epoch is open, or there is a store. */
 static noinline notrace void gate_slow(struct blkcbt_disk *d, struct bio *bio, sector_t sector,
 				       sector_t sectors, struct ftrace_regs *fregs)
 {
@@ -51,10 +53,14 @@ static noinline notrace void gate_slow(struct blkcbt_disk *d, struct bio *bio, s
 		blkcbt_fregs_divert(fregs, (unsigned long)blkcbt_park_stub);
 		return;
 	}
-	blkcbt_disk_mark(d, sector, sectors);
-	if (blkcbt_preserve_needed(d, first, last))
+	if (test_bit(BLKCBT_SLOW_STORE, &d->slow) && blkcbt_store_cold(d, first, last)) {
 		blkcbt_fregs_divert(fregs, (unsigned long)blkcbt_park_stub);
-	else if (d->bio_based)
+		return;
+	}
+	blkcbt_disk_mark(d, sector, sectors);
+	if (test_bit(BLKCBT_SLOW_PRESERVE, &d->slow) && blkcbt_preserve_needed(d, first, last))
+		blkcbt_fregs_divert(fregs, (unsigned long)blkcbt_park_stub);
+	else if (d->shims)
 		gate_shim(d, bio, sector, sectors, fregs);
 }
 
@@ -99,7 +105,7 @@ static void notrace gate_callback(unsigned long ip, unsigned long parent_ip,
 				gate_slow(d, bio, sector, sectors, fregs);
 			} else {
 				blkcbt_disk_mark(d, sector, sectors);
-				if (unlikely(d->bio_based))
+				if (unlikely(d->shims))
 					gate_shim(d, bio, sector, sectors, fregs);
 			}
 		}

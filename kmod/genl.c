@@ -9,11 +9,13 @@
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
 #include <linux/capability.h>
+#include <linux/file.h>
 #include <linux/module.h>
 #include <linux/notifier.h>
 #include <net/genetlink.h>
 #include "disk.h"
 #include "preserve.h"
+#include "store.h"
 
 static struct genl_family family;
 
@@ -28,6 +30,29 @@ static const struct nla_policy attach_policy[BLKCBT_A_MAX + 1] = {
 	[BLKCBT_A_MAJOR]	= { .type = NLA_U32 },
 	[BLKCBT_A_MINOR]	= { .type = NLA_U32 },
 	[BLKCBT_A_GRANULE_BYTES] = { .type = NLA_U32 },
+	[BLKCBT_A_STORE_AWAITED] = { .type = NLA_FLAG },
+	[BLKCBT_A_STORE_FD]	= { .type = NLA_U32 },
+	[BLKCBT_A_IDENTITY]	= { .type = NLA_BINARY, .len = BLKCBT_IDENTITY_BYTES },
+	[BLKCBT_A_STORE_GENERATION] = { .type = NLA_U64 },
+	[BLKCBT_A_STORE_HOT_MAX] = { .type = NLA_U32 },
+};
+
+static const struct nla_policy store_add_policy[BLKCBT_A_MAX + 1] = {
+	[BLKCBT_A_MAJOR]	= { .type = NLA_U32 },
+	[BLKCBT_A_MINOR]	= { .type = NLA_U32 },
+	[BLKCBT_A_STORE_FD]	= { .type = NLA_U32 },
+	[BLKCBT_A_IDENTITY]	= { .type = NLA_BINARY, .len = BLKCBT_IDENTITY_BYTES },
+	[BLKCBT_A_STORE_GENERATION] = { .type = NLA_U64 },
+	[BLKCBT_A_STORE_HOT_MAX] = { .type = NLA_U32 },
+};
+
+static const struct nla_policy store_format_policy[BLKCBT_A_MAX + 1] = {
+	[BLKCBT_A_MAJOR]	= { .type = NLA_U32 },
+	[BLKCBT_A_MINOR]	= { .type = NLA_U32 },
+	[BLKCBT_A_STORE_FD]	= { .type = NLA_U32 },
+	[BLKCBT_A_IDENTITY]	= { .type = NLA_BINARY, .len = BLKCBT_IDENTITY_BYTES },
+	[BLKCBT_A_GRANULE_BYTES] = { .type = NLA_U32 },
+	[BLKCBT_A_STORE_EXTENT_BYTES] = { .type = NLA_U32 },
 };
 
 static const struct nla_policy detach_policy[BLKCBT_A_MAX + 1] = {
@@ -206,7 +231,8 @@ static int put_state(struct sk_buff *skb, struct blkcbt_disk *d)
 	int cpu;
 
 	for_each_possible_cpu(cpu)
-		inflight += *per_cpu_ptr(d->inflight, cpu);
+		inflight += per_cpu_ptr(d->inflight, cpu)->n[0] +
+			    per_cpu_ptr(d->inflight, cpu)->n[1];
 
 	return nla_put_u32(skb, BLKCBT_A_INDEX, d->index) ||
 	       nla_put_u32(skb, BLKCBT_A_GRANULE_BYTES, 1u << granule_shift) ||
@@ -224,6 +250,31 @@ static int put_state(struct sk_buff *skb, struct blkcbt_disk *d)
 	       put_u64(skb, BLKCBT_A_PARKED, atomic64_read(&d->parked)) ||
 	       put_u64(skb, BLKCBT_A_INFLIGHT, max(inflight, 0L)) ||
 	       put_preserve(skb, d);
+}
+
+static int put_store(struct sk_buff *skb, struct blkcbt_disk *d, bool brief)
+{
+	struct blkcbt_store_stats stats;
+	char reason[BLKCBT_STORE_WHY_LEN];
+
+	rcu_read_lock();
+	blkcbt_store_stats(d, &stats);
+	strscpy(reason, stats.reason, sizeof(reason));
+	rcu_read_unlock();
+	if (nla_put_u32(skb, BLKCBT_A_STORE_STATE, stats.state) ||
+	    (reason[0] && nla_put_string(skb, BLKCBT_A_STORE_REASON, reason)))
+		return -EMSGSIZE;
+	if (brief || stats.state == BLKCBT_STORE_ID_NONE)
+		return 0;
+	return (d->store_verdict == BLKCBT_STORE_TRUSTED &&
+		stats.state != BLKCBT_STORE_ID_AWAITED &&
+		nla_put_flag(skb, BLKCBT_A_STORE_TRUSTED)) ||
+	       put_u64(skb, BLKCBT_A_STORE_GENERATION, stats.generation) ||
+	       put_u64(skb, BLKCBT_A_STORE_HOT, stats.hot) ||
+	       put_u64(skb, BLKCBT_A_STORE_WRITES, stats.writes) ||
+	       put_u64(skb, BLKCBT_A_STORE_PARKED, stats.parked) ||
+	       put_u64(skb, BLKCBT_A_STORE_RISK_BYTES, stats.risk_bytes) ||
+	       put_u64(skb, BLKCBT_A_STORE_MEMORY_BYTES, stats.memory_bytes);
 }
 
 /* A BLKCBT_A_DISK nest; @brief: what an event says, from any task context. */
@@ -244,7 +295,7 @@ static int put_disk_nest(struct sk_buff *skb, struct blkcbt_disk *d, bool brief)
 	    put_u64(skb, BLKCBT_A_LATE, atomic64_read(&d->late)) ||
 	    put_u64(skb, BLKCBT_A_PASSTHROUGH, atomic64_read(&d->passthrough)) ||
 	    (reason && nla_put_string(skb, BLKCBT_A_DOWNGRADE_REASON, reason)) ||
-	    (!brief && put_state(skb, d))) {
+	    put_store(skb, d, brief) || (!brief && put_state(skb, d))) {
 		nla_nest_cancel(skb, nest);
 		return -EMSGSIZE;
 	}
@@ -338,10 +389,45 @@ static int cmd_info(struct sk_buff *skb, struct genl_info *info)
 	return finish_reply(info, msg, hdr, err);
 }
 
+/* The store that a request names, with a reference of its file; none if it names none. */
+static int get_store(struct genl_info *info, struct blkcbt_store_ask *ask)
+{
+	struct nlattr **attrs = info->attrs;
+
+	memset(ask, 0, sizeof(*ask));
+	ask->hot_max = BLKCBT_STORE_HOT_DEFAULT;
+	if (!attrs[BLKCBT_A_STORE_FD]) {
+		if (attrs[BLKCBT_A_IDENTITY] || attrs[BLKCBT_A_STORE_GENERATION] ||
+		    attrs[BLKCBT_A_STORE_HOT_MAX])
+			return say(info, "no store named: BLKCBT_A_STORE_FD is needed",
+				   -EINVAL);
+		return 0;
+	}
+	if (!attrs[BLKCBT_A_IDENTITY] || !nla_len(attrs[BLKCBT_A_IDENTITY]))
+		return say(info, "no identity: BLKCBT_A_IDENTITY is needed with a store", -EINVAL);
+	nla_memcpy(ask->identity, attrs[BLKCBT_A_IDENTITY], sizeof(ask->identity));
+	if (attrs[BLKCBT_A_STORE_GENERATION])
+		ask->generation_min = nla_get_u64(attrs[BLKCBT_A_STORE_GENERATION]);
+	if (attrs[BLKCBT_A_STORE_HOT_MAX])
+		ask->hot_max = max(nla_get_u32(attrs[BLKCBT_A_STORE_HOT_MAX]), 4u);
+	ask->file = fget(nla_get_u32(attrs[BLKCBT_A_STORE_FD]));
+	if (!ask->file)
+		return say(info, "BLKCBT_A_STORE_FD is no open file", -EBADF);
+	return 0;
+}
+
+static void put_ask(struct blkcbt_store_ask *ask)
+{
+	if (ask->file)
+		fput(ask->file);
+}
+
 static int cmd_attach(struct sk_buff *skb, struct genl_info *info)
 {
+	bool awaited = info->attrs[BLKCBT_A_STORE_AWAITED];
 	u32 granule = BLKCBT_GRANULE_DEFAULT;
 	char why[BLKCBT_WHY_LEN] = "";
+	struct blkcbt_store_ask ask;
 	struct blkcbt_disk *d;
 	struct sk_buff *msg;
 	dev_t dev;
@@ -352,18 +438,101 @@ static int cmd_attach(struct sk_buff *skb, struct genl_info *info)
 		return err;
 	if (info->attrs[BLKCBT_A_GRANULE_BYTES])
 		granule = nla_get_u32(info->attrs[BLKCBT_A_GRANULE_BYTES]);
+	err = get_store(info, &ask);
+	if (err)
+		return err;
 	msg = new_reply(info, BLKCBT_CMD_ATTACH, &hdr);
-	if (!msg)
+	if (!msg) {
+		put_ask(&ask);
 		return -ENOMEM;
+	}
 
 	mutex_lock(&blkcbt_ctl_mutex);
-	d = blkcbt_disk_attach(dev, granule, why);
+	d = blkcbt_disk_attach(dev, granule, awaited || ask.file, ask.file ? &ask : NULL, why);
 	if (IS_ERR(d)) {
 		err = say_text(skb, info, why, PTR_ERR(d));
 		nlmsg_free(msg);
 	} else {
 		finish_done(info, msg, hdr, put_disk_nest(msg, d, false));
 		blkcbt_genl_multicast(d, BLKCBT_EVENT_ATTACHED);
+	}
+	mutex_unlock(&blkcbt_ctl_mutex);
+	put_ask(&ask);
+	return err;
+}
+
+static int cmd_store_format(struct sk_buff *skb, struct genl_info *info)
+{
+	u32 granule = BLKCBT_GRANULE_DEFAULT, extent = BLKCBT_STORE_EXTENT_DEFAULT;
+	struct nlattr **attrs = info->attrs;
+	char why[BLKCBT_WHY_LEN] = "";
+	struct blkcbt_store_ask ask;
+	dev_t dev;
+	int err = admin(skb, info) ?: get_dev(skb, info, attrs, &dev) ?: get_store(info, &ask);
+
+	if (err)
+		return err;
+	if (!ask.file)
+		return say(info, "no store named: BLKCBT_A_STORE_FD is needed", -EINVAL);
+	if (attrs[BLKCBT_A_GRANULE_BYTES])
+		granule = nla_get_u32(attrs[BLKCBT_A_GRANULE_BYTES]);
+	extent = max(extent, granule);
+	if (attrs[BLKCBT_A_STORE_EXTENT_BYTES])
+		extent = nla_get_u32(attrs[BLKCBT_A_STORE_EXTENT_BYTES]);
+	mutex_lock(&blkcbt_ctl_mutex);
+	err = say_text(skb, info, why, blkcbt_store_format(dev, &ask, granule, extent, why));
+	mutex_unlock(&blkcbt_ctl_mutex);
+	put_ask(&ask);
+	return err;
+}
+
+static int cmd_store_add(struct sk_buff *skb, struct genl_info *info)
+{
+	char why[BLKCBT_WHY_LEN] = "";
+	struct blkcbt_store_ask ask;
+	struct blkcbt_disk *d;
+	struct sk_buff *msg;
+	void *hdr;
+	int err = admin(skb, info) ?: get_store(info, &ask);
+
+	if (err)
+		return err;
+	if (!ask.file)
+		return say(info, "no store named: BLKCBT_A_STORE_FD is needed", -EINVAL);
+	msg = new_reply(info, BLKCBT_CMD_STORE_ADD, &hdr);
+	if (!msg) {
+		put_ask(&ask);
+		return -ENOMEM;
+	}
+	mutex_lock(&blkcbt_ctl_mutex);
+	d = get_disk_by(skb, info, info->attrs);
+	err = IS_ERR(d) ? PTR_ERR(d) : say_text(skb, info, why, blkcbt_store_add(d, &ask, why));
+	if (err)
+		nlmsg_free(msg);
+	else
+		finish_done(info, msg, hdr, put_disk_nest(msg, d, false));
+	mutex_unlock(&blkcbt_ctl_mutex);
+	put_ask(&ask);
+	return err;
+}
+
+static int cmd_store_drop(struct sk_buff *skb, struct genl_info *info)
+{
+	struct blkcbt_disk *d;
+	int err = admin(skb, info);
+
+	if (err)
+		return err;
+	mutex_lock(&blkcbt_ctl_mutex);
+	d = get_disk_by(skb, info, info->attrs);
+	if (IS_ERR(d)) {
+		err = PTR_ERR(d);
+	} else if (!d->awaits_store && !rcu_access_pointer(d->store)) {
+		err = say(info, "the disk has no store, and awaits none", -ENOENT);
+	} else {
+		blkcbt_store_give_up(d);
+		blkcbt_store_save(d, BLKCBT_STORE_SAVED_COUNT);
+		blkcbt_store_remove(d);
 	}
 	mutex_unlock(&blkcbt_ctl_mutex);
 	return err;
@@ -718,6 +887,9 @@ static const struct genl_ops ops[] = {
 	OP(MARK, cmd_mark, range_policy),
 	OP(HOLD, cmd_hold, hold_policy),
 	OP(RELEASE, cmd_release, release_policy),
+	OP(STORE_FORMAT, cmd_store_format, store_format_policy),
+	OP(STORE_ADD, cmd_store_add, store_add_policy),
+	OP(STORE_DROP, cmd_store_drop, dev_policy),
 };
 
 static const struct genl_multicast_group groups[] = {

@@ -13,8 +13,13 @@
 #include <linux/rcupdate.h>
 #include "disk.h"
 #include "preserve.h"
+#include "store.h"
 
 struct workqueue_struct *blkcbt_wq;
+
+unsigned int blkcbt_store_tick_ms = 10000;
+module_param_named(store_tick_ms, blkcbt_store_tick_ms, uint, 0644);
+MODULE_PARM_DESC(store_tick_ms, "how often extents that were not written are retired from a store");
 
 #ifdef BLKCBT_FAULTS
 unsigned int blkcbt_fault_gate_skip;
@@ -24,6 +29,9 @@ unsigned int blkcbt_fault_shim_every;
 unsigned int blkcbt_fault_cut_late_ms;
 unsigned int blkcbt_fault_preserve_skip_every;
 unsigned int blkcbt_fault_preserve_read_every;
+unsigned int blkcbt_fault_store_write_every;
+unsigned int blkcbt_fault_store_skip_every;
+bool blkcbt_fault_store_undrained;
 bool blkcbt_fault_free_early;
 bool blkcbt_fault_locks_inverted;
 static char *blkcbt_fault_no_tracepoint;
@@ -43,6 +51,12 @@ module_param_named(fault_preserve_skip, blkcbt_fault_preserve_skip_every, uint, 
 MODULE_PARM_DESC(fault_preserve_skip, "one write in N does not wait for what it overwrites");
 module_param_named(fault_preserve_read, blkcbt_fault_preserve_read_every, uint, 0600);
 MODULE_PARM_DESC(fault_preserve_read, "one read in N of what is to be preserved fails");
+module_param_named(fault_store_write, blkcbt_fault_store_write_every, uint, 0600);
+MODULE_PARM_DESC(fault_store_write, "one write in N to a store fails");
+module_param_named(fault_store_skip, blkcbt_fault_store_skip_every, uint, 0600);
+MODULE_PARM_DESC(fault_store_skip, "one write in N into a cold extent does not wait for the store");
+module_param_named(fault_store_drain, blkcbt_fault_store_undrained, bool, 0600);
+MODULE_PARM_DESC(fault_store_drain, "extents are retired while writes into them are under way");
 /* For debug kernels: what KASAN and lockdep must report. */
 module_param_named(fault_early_free, blkcbt_fault_free_early, bool, 0600);
 MODULE_PARM_DESC(fault_early_free, "detach uses a disk after it was freed");
@@ -84,9 +98,12 @@ static int __init blkcbt_init(void)
 	err = blkcbt_image_init();
 	if (err)
 		goto out_shim;
-	err = blkcbt_observe_start();
+	err = blkcbt_store_init();
 	if (err)
 		goto out_image;
+	err = blkcbt_observe_start();
+	if (err)
+		goto out_store;
 	err = blkcbt_chardev_init();
 	if (err)
 		goto out_observe;
@@ -106,6 +123,8 @@ out_chardev:
 out_observe:
 	blkcbt_observe_stop();
 	synchronize_rcu();
+out_store:
+	blkcbt_store_exit();
 out_image:
 	blkcbt_image_exit();
 out_shim:
@@ -131,6 +150,7 @@ static void __exit blkcbt_exit(void)
 	destroy_workqueue(blkcbt_wq);
 	blkcbt_preserve_exit();
 	blkcbt_image_exit();
+	blkcbt_store_exit();
 }
 
 module_init(blkcbt_init);

@@ -7,6 +7,9 @@
  *	writers are held		the end of the hold kicks the worker
  *	it overwrites what is not
  *	preserved yet			the worker preserves it (preserve.c)
+ *	the store does not know that
+ *	its extent is in use		it goes to the store's worker (store.c),
+ *					which sends it back
  *	no memory for its shim		the worker gives it one from the disk's
  *					reserve; one that comes back kicks the worker
  *
@@ -27,6 +30,7 @@
 #include <linux/bio.h>
 #include "disk.h"
 #include "preserve.h"
+#include "store.h"
 
 #define RESERVE		64
 
@@ -61,12 +65,12 @@ static void note_held(struct blkcbt_disk *d)
 
 /*
  * A bio that has its shim already came back: dm sends the rest of a split round
- * again, or it has been parked twice. Such a one, and one of a disk with
- * requests, leaves its reference of the disk behind: *@spare.
+ * again, or it has been parked twice. Such a one, and one of a disk whose writes
+ * carry none, leaves its reference of the disk behind: *@spare.
  */
 static bool give_shim(struct blkcbt_disk *d, struct bio *bio, bool *spare)
 {
-	*spare = !d->bio_based ||
+	*spare = !d->shims ||
 		 blkcbt_shim_present(d, bio, blkcbt_bio_sector(bio), bio_sectors(bio));
 	return *spare || blkcbt_shim_reserve(d, bio);
 }
@@ -91,6 +95,8 @@ static void park_work(struct work_struct *work)
 			spin_lock_irq(&d->park_lock);
 			bio = bio_list_peek(&d->park_list);
 			spin_unlock_irq(&d->park_lock);
+			if (blkcbt_store_take(d, bio))
+				continue;
 			/* Stays on the list until it has its shim: see blkcbt_park_kick(). */
 			if (!give_shim(d, bio, &spare))
 				return;
@@ -165,7 +171,25 @@ void blkcbt_park_kick(struct blkcbt_disk *d)
 }
 
 /**
- * blkcbt_park_init_disk() - worker of a disk, and reserve of a bio-based one
+ * blkcbt_park_again() - bios that were taken from the list go back to it
+ * @d: the disk
+ * @bios: the bios, each with its reference of @d->ref; empty afterwards
+ *
+ * Context: may not be in an interrupt.
+ */
+void blkcbt_park_again(struct blkcbt_disk *d, struct bio_list *bios)
+{
+	if (bio_list_empty(bios))
+		return;
+	spin_lock_irq(&d->park_lock);
+	bio_list_merge(&d->park_list, bios);
+	queue_work(d->park_wq, &d->park_work);
+	spin_unlock_irq(&d->park_lock);
+	bio_list_init(bios);
+}
+
+/**
+ * blkcbt_park_init_disk() - worker of a disk, and reserve of shims
  * @d: the disk
  *
  * Return: 0 or -ENOMEM; blkcbt_park_exit_disk() cleans up in either case.
@@ -177,9 +201,9 @@ int blkcbt_park_init_disk(struct blkcbt_disk *d)
 	INIT_WORK(&d->park_work, park_work);
 	d->park_wq = alloc_workqueue("blkcbt-%u", WQ_MEM_RECLAIM | WQ_UNBOUND | WQ_HIGHPRI, 1,
 				     d->index);
-	if (d->bio_based)
+	if (d->shims)
 		d->shim_pool = mempool_create_slab_pool(RESERVE, blkcbt_shim_cache);
-	return d->park_wq && (d->shim_pool || !d->bio_based) ? 0 : -ENOMEM;
+	return d->park_wq && (d->shim_pool || !d->shims) ? 0 : -ENOMEM;
 }
 
 /**

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The few kernel primitives that the pure units (map, extent, epoch, scsi_cdb)
- * need. In the kernel they are the kernel's own; in user space, where the unit
- * tests compile the same sources, they are stood in for here.
+ * The few kernel primitives that the pure units (map, extent, epoch, scsi_cdb,
+ * store_format, store_state) need. In the kernel they are the kernel's own; in
+ * user space, where the unit tests compile the same sources, they are stood in
+ * for here.
  */
 #ifndef BLKCBT_PURE_H
 #define BLKCBT_PURE_H
@@ -12,13 +13,16 @@
 #include <linux/types.h>
 #include <linux/atomic.h>
 #include <linux/bitops.h>
+#include <linux/build_bug.h>
 #include <linux/errno.h>
 #include <linux/gfp.h>
 #include <linux/kernel.h>
 #include <linux/log2.h>
+#include <linux/math64.h>
 #include <linux/mm.h>
 #include <linux/sched.h>
 #include <linux/slab.h>
+#include <linux/string.h>
 #include "fault.h"
 
 static inline unsigned long *blkcbt_pure_page_alloc(void)
@@ -48,11 +52,25 @@ static inline void blkcbt_pure_or(unsigned long *word, unsigned long bits)
 	atomic_long_or((long)bits, (atomic_long_t *)word);
 }
 
+static inline u64 blkcbt_pure_div(u64 n, u32 by)
+{
+	return div_u64(n, by);
+}
+
+static inline void blkcbt_pure_wmb(void)
+{
+	/* Pairs with whatever the caller says. */
+	smp_wmb();
+}
+
 #else /* user space */
 
+#include <assert.h>
+#include <endian.h>
 #include <errno.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/cdefs.h>
@@ -87,6 +105,11 @@ struct blkcbt_pure_atomic {
 #define atomic_long_read(a) READ_ONCE((a)->counter)
 #define atomic64_inc(a)	atomic_long_inc(a)
 #define atomic64_read(a) atomic_long_read(a)
+#define cpu_to_le32(x)	htole32(x)
+#define cpu_to_le64(x)	htole64(x)
+#define le32_to_cpu(x)	le32toh(x)
+#define le64_to_cpu(x)	le64toh(x)
+#define hweight32(w)	((unsigned int)__builtin_popcount(w))
 
 static inline bool test_bit(unsigned long nr, const unsigned long *p)
 {
@@ -98,9 +121,21 @@ static inline void blkcbt_pure_or(unsigned long *word, unsigned long bits)
 	__sync_fetch_and_or(word, bits);
 }
 
+static inline u64 blkcbt_pure_div(u64 n, u32 by)
+{
+	return n / by;
+}
+
+#define blkcbt_pure_wmb()	__sync_synchronize()
+
 static inline void set_bit(unsigned long nr, unsigned long *p)
 {
 	blkcbt_pure_or(&p[BIT_WORD(nr)], 1UL << (nr % BITS_PER_LONG));
+}
+
+static inline void clear_bit(unsigned long nr, unsigned long *p)
+{
+	__sync_fetch_and_and(&p[BIT_WORD(nr)], ~(1UL << (nr % BITS_PER_LONG)));
 }
 
 static inline unsigned long blkcbt_pure_find(const unsigned long *p, unsigned long size,

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The completion shim. Bio-based disks (dm, md, brd) have no requests, so the
- * gate puts a shim under each write: it takes the place of bi_private and
+ * The completion shim. Bio-based disks (dm, md, brd) have no requests, and the
+ * crash-safe store must know when what was let through has completed; so the
+ * gate puts a shim under each write of such a disk: it takes the place of bi_private and
  * bi_end_io, marks the write once more in the map that is current when it
  * completes, puts both fields back and completes the bio again.
  *
@@ -33,6 +34,7 @@
  * @private: saved
  * @sector: first sector on the whole disk
  * @sectors: how many
+ * @flight: which of the disk's counts it is in
  * @bio: the bio, while on the list of chained ones
  * @node: on that list
  */
@@ -42,6 +44,7 @@ struct blkcbt_shim {
 	void *private;
 	sector_t sector;
 	sector_t sectors;
+	unsigned int flight;
 	struct bio *bio;
 	struct llist_node node;
 };
@@ -61,9 +64,9 @@ static void chained_work(struct work_struct *work)
 		struct blkcbt_disk *d = s->disk;
 		struct bio *bio = s->bio;
 
+		this_cpu_dec(d->inflight->n[s->flight]);
 		mempool_free(s, d->shim_pool);
 		blkcbt_park_kick(d);
-		this_cpu_dec(*d->inflight);
 		bio_endio(bio);
 		percpu_ref_put(&d->ref);
 		cond_resched();
@@ -92,14 +95,17 @@ static void shim_end_io(struct bio *bio)
 		return;
 	}
 
+	this_cpu_dec(d->inflight->n[s->flight]);
 	mempool_free(s, d->shim_pool);
 	blkcbt_park_kick(d);
-	this_cpu_dec(*d->inflight);
 	percpu_ref_put(&d->ref);
 	bio_endio(bio);
 }
 
-/* The reference of @d->ref is the caller's and becomes the shim's. */
+/*
+ * The reference of @d->ref is the caller's and becomes the shim's. Under RCU: a
+ * grace period after @d->flight has changed, nobody adds to the other count.
+ */
 static void shim_put_under(struct blkcbt_shim *s, struct blkcbt_disk *d, struct bio *bio,
 			   sector_t sector, sector_t sectors)
 {
@@ -112,7 +118,8 @@ static void shim_put_under(struct blkcbt_shim *s, struct blkcbt_disk *d, struct 
 	bio->bi_private = s;
 	/* As bio_clear_polled() does: a cached bio is put where it was polled. */
 	bio->bi_opf &= ~(REQ_POLLED | REQ_ALLOC_CACHE);
-	this_cpu_inc(*d->inflight);
+	s->flight = READ_ONCE(d->flight);
+	this_cpu_inc(d->inflight->n[s->flight]);
 }
 
 /**
@@ -182,7 +189,9 @@ bool blkcbt_shim_reserve(struct blkcbt_disk *d, struct bio *bio)
 
 	if (!s)
 		return false;
+	blkcbt_read_lock();
 	shim_put_under(s, d, bio, blkcbt_bio_sector(bio), bio_sectors(bio));
+	blkcbt_read_unlock();
 	return true;
 }
 

@@ -53,6 +53,18 @@
 /* Most disks that one cut, commit or abort may name. */
 #define BLKCBT_GROUP_MAX	256u
 
+/*
+ * The crash-safe store of a disk: a partition, a volume, or a preallocated file, which
+ * keeps over a restart what is dirty. After a power cut whole extents are dirty,
+ * namely those that were in use ("hot"), and the rest is exact.
+ */
+#define BLKCBT_STORE_EXTENT_DEFAULT	(4u * 1024u * 1024u)
+/* Extents in use; more is retired at once, what is not written for a while soon. */
+#define BLKCBT_STORE_HOT_DEFAULT	1024u
+
+/* What user space names a disk by in its store, e.g. its serial number; padded with zeros. */
+#define BLKCBT_IDENTITY_BYTES	64u
+
 /**
  * enum blkcbt_cmd - commands of the family
  * @BLKCBT_CMD_INFO: the module itself. Request: nothing. Reply:
@@ -62,6 +74,11 @@
  * @BLKCBT_CMD_ATTACH: start tracking. Request: %BLKCBT_A_MAJOR,
  *	%BLKCBT_A_MINOR, optional %BLKCBT_A_GRANULE_BYTES. Reply: one
  *	%BLKCBT_A_DISK nest as in GET. Every granule starts dirty.
+ *	With a store (the attributes of STORE_ADD): what the store says starts
+ *	dirty, or everything, if it is not trusted. The disk is attached in either
+ *	case; the reply tells. With %BLKCBT_A_STORE_AWAITED: nothing starts dirty,
+ *	what is written is marked, and nothing can be cut until STORE_ADD or
+ *	STORE_DROP. For a disk whose store is not to be read yet.
  *	Errors: ENODEV no such disk, EINVAL granule, a partition, or not a disk
  *	with a size; EOPNOTSUPP zoned, or an observer is missing that this kind
  *	of disk needs; EEXIST already tracked.
@@ -81,7 +98,7 @@
  *	in force on one of the disks, EINVAL epoch number, or disks that are not
  *	those of the hold, ENODEV disk is gone, ERANGE disk was resized,
  *	EOPNOTSUPP not fuzzy and there is no gate, ETIMEDOUT the hold is over,
- *	ENOMEM.
+ *	EAGAIN a disk awaits its store, ENOMEM.
  * @BLKCBT_CMD_COMMIT: the target has epoch %BLKCBT_A_EPOCH durably: forget it.
  *	Request: %BLKCBT_A_EPOCH, %BLKCBT_A_DISK nests (MAJOR, MINOR, optional
  *	%BLKCBT_A_FROM_BYTES and %BLKCBT_A_TO_BYTES: only granules that lie
@@ -103,6 +120,25 @@
  *	in force (there is one at a time), EOPNOTSUPP there is no gate.
  * @BLKCBT_CMD_RELEASE: let the writers of a hold go. Request:
  *	%BLKCBT_A_HOLD_ID. Errors: ETIMEDOUT it was over before.
+ * @BLKCBT_CMD_STORE_FORMAT: make a store for a disk. Whatever the file or device
+ *	held is gone. Request: MAJOR, MINOR, %BLKCBT_A_STORE_FD,
+ *	%BLKCBT_A_IDENTITY, optional %BLKCBT_A_GRANULE_BYTES,
+ *	%BLKCBT_A_STORE_EXTENT_BYTES. A file must be written in all of its
+ *	length. Errors: ENODEV no such disk, EINVAL, ENOSPC it is too small (the text
+ *	says what is needed), EOPNOTSUPP such a file cannot be a store, EBUSY it is in
+ *	use.
+ * @BLKCBT_CMD_STORE_ADD: give a store to a disk that awaits one, or has no
+ *	requests. Request: MAJOR, MINOR, %BLKCBT_A_STORE_FD (a block device, or a
+ *	file on ext4 or xfs; it is kept open), %BLKCBT_A_IDENTITY, optional
+ *	%BLKCBT_A_STORE_GENERATION (the least that is trusted),
+ *	%BLKCBT_A_STORE_HOT_MAX. What is marked stays marked, what the store says
+ *	is added. Where nothing was cut yet, the last epoch of which the store knows that
+ *	it was committed becomes the disk's (%BLKCBT_A_EPOCH_COMMITTED): if the target has
+ *	less, it needs a resync. Reply: as ATTACH. That it is not trusted is no error: then
+ *	everything is dirty. Errors: ENOENT, EEXIST it has one, EOPNOTSUPP.
+ * @BLKCBT_CMD_STORE_DROP: save the store of a disk and let go of it, or do without
+ *	the one that is awaited. Tracking goes on. Request: MAJOR, MINOR. Errors:
+ *	ENOENT.
  * @BLKCBT_CMD_EVENT: sent to the multicast group, never by user space:
  *	%BLKCBT_A_EVENT and, where it concerns a disk, a %BLKCBT_A_DISK nest
  *	(MAJOR, MINOR, NAME, and what the event says).
@@ -124,6 +160,9 @@ enum blkcbt_cmd {
 	BLKCBT_CMD_EVENT,
 	BLKCBT_CMD_HOLD,
 	BLKCBT_CMD_RELEASE,
+	BLKCBT_CMD_STORE_FORMAT,
+	BLKCBT_CMD_STORE_ADD,
+	BLKCBT_CMD_STORE_DROP,
 	__BLKCBT_CMD_MAX,
 	BLKCBT_CMD_MAX = __BLKCBT_CMD_MAX - 1
 };
@@ -179,6 +218,20 @@ enum blkcbt_attr {
 	BLKCBT_A_HOLD_NS,		/* u64: how long this cut held writers; 0 within a hold */
 	BLKCBT_A_DEADLINE_MS,		/* u32 */
 	BLKCBT_A_HOLDS,			/* struct blkcbt_holds */
+	BLKCBT_A_STORE_FD,		/* u32: an open file or block device */
+	BLKCBT_A_IDENTITY,		/* binary, at most BLKCBT_IDENTITY_BYTES */
+	BLKCBT_A_STORE_AWAITED,		/* flag */
+	BLKCBT_A_STORE_EXTENT_BYTES,	/* u32 */
+	BLKCBT_A_STORE_HOT_MAX,		/* u32: extents in use before some are retired */
+	BLKCBT_A_STORE_STATE,		/* u32, enum blkcbt_store_state_id */
+	BLKCBT_A_STORE_TRUSTED,		/* flag: the disk began with what its store said */
+	BLKCBT_A_STORE_REASON,		/* string: why it failed, or was not trusted */
+	BLKCBT_A_STORE_GENERATION,	/* u64: one more each time that it is opened */
+	BLKCBT_A_STORE_HOT,		/* u64: extents in use */
+	BLKCBT_A_STORE_WRITES,		/* u64: blocks written to the store so far */
+	BLKCBT_A_STORE_PARKED,		/* u64: writes that waited for it so far */
+	BLKCBT_A_STORE_RISK_BYTES,	/* u64: dirty after a power cut now, at most */
+	BLKCBT_A_STORE_MEMORY_BYTES,	/* u64 */
 	__BLKCBT_A_MAX,
 	BLKCBT_A_MAX = __BLKCBT_A_MAX - 1
 };
@@ -258,6 +311,21 @@ struct blkcbt_holds {
 #define BLKCBT_DISK_F_DEGRADED	(1u << 4)	/* lacks an observer: see INFO */
 
 /**
+ * enum blkcbt_store_state_id - the store of a disk
+ * @BLKCBT_STORE_ID_NONE: it has none: after a power cut everything is dirty
+ * @BLKCBT_STORE_ID_AWAITED: it is to get one, and cannot be cut before
+ * @BLKCBT_STORE_ID_ACTIVE: it is kept
+ * @BLKCBT_STORE_ID_FAILED: it was given up (see the reason): tracking goes on, but
+ *	after a power cut everything is dirty
+ */
+enum blkcbt_store_state_id {
+	BLKCBT_STORE_ID_NONE,
+	BLKCBT_STORE_ID_AWAITED,
+	BLKCBT_STORE_ID_ACTIVE,
+	BLKCBT_STORE_ID_FAILED,
+};
+
+/**
  * enum blkcbt_event - what a multicast message reports
  * @BLKCBT_EVENT_ATTACHED: a disk is tracked from now on
  * @BLKCBT_EVENT_DETACHED: a disk is no longer tracked
@@ -268,6 +336,8 @@ struct blkcbt_holds {
  * @BLKCBT_EVENT_RESIZED: the size of a tracked disk changed
  * @BLKCBT_EVENT_DOWNGRADED: the open consistent epoch became fuzzy; comes with
  *	%BLKCBT_A_DOWNGRADE_REASON
+ * @BLKCBT_EVENT_STORE: the state of its store changed; comes with
+ *	%BLKCBT_A_STORE_STATE and %BLKCBT_A_STORE_REASON
  */
 enum blkcbt_event {
 	BLKCBT_EVENT_ATTACHED = 1,
@@ -276,6 +346,7 @@ enum blkcbt_event {
 	BLKCBT_EVENT_RESYNC,
 	BLKCBT_EVENT_RESIZED,
 	BLKCBT_EVENT_DOWNGRADED,
+	BLKCBT_EVENT_STORE,
 };
 
 /**

@@ -56,6 +56,11 @@ static const char *const names[BLKCBT_A_MAX + 1] = {
 	[BLKCBT_A_DOWNGRADE_REASON] = "downgrade_reason", [BLKCBT_A_HELD] = "held",
 	[BLKCBT_A_HELD_MAX_NS] = "held_max_ns", [BLKCBT_A_HOLD_ID] = "hold_id",
 	[BLKCBT_A_HOLD_NS] = "hold_ns", [BLKCBT_A_HOLDS] = "holds",
+	[BLKCBT_A_STORE_STATE] = "store_state", [BLKCBT_A_STORE_TRUSTED] = "store_trusted",
+	[BLKCBT_A_STORE_REASON] = "store_reason", [BLKCBT_A_STORE_GENERATION] = "store_generation",
+	[BLKCBT_A_STORE_HOT] = "store_hot", [BLKCBT_A_STORE_WRITES] = "store_writes",
+	[BLKCBT_A_STORE_PARKED] = "store_parked", [BLKCBT_A_STORE_RISK_BYTES] = "store_risk",
+	[BLKCBT_A_STORE_MEMORY_BYTES] = "store_memory",
 };
 
 static void die(const char *what)
@@ -119,12 +124,14 @@ static void print_attrs(struct nlattr *attr, int len)
 		case BLKCBT_A_GATE_REASON:
 		case BLKCBT_A_NAME:
 		case BLKCBT_A_DOWNGRADE_REASON:
+		case BLKCBT_A_STORE_REASON:
 			printf("%s=%s\n", names[type], nla_get_string(attr));
 			break;
 		case BLKCBT_A_HOLDS:
 			print_holds(attr);
 			break;
 		case BLKCBT_A_FAULTS:
+		case BLKCBT_A_STORE_TRUSTED:
 			printf("%s=1\n", names[type]);
 			break;
 		default:
@@ -308,13 +315,53 @@ static uint64_t number(const char *text)
 	return n;
 }
 
+/*
+ * The options of a store: --store PATH --identity TEXT, --generation N, --hot N, --extent N, --await. They are
+ * taken out of the arguments; returns how many are left.
+ */
+static int store_options(struct nl_msg *msg, int argc, char **argv)
+{
+	int left = 0;
+
+	for (int i = 0; i < argc; i++) {
+		bool more = i + 1 < argc;
+
+		if (!strcmp(argv[i], "--store") && more) {
+			struct stat st;
+			int fd;
+
+			i++;
+			/* a file is only read by others: the kernel writes its blocks */
+			fd = open(argv[i], stat(argv[i], &st) || S_ISBLK(st.st_mode) ? O_RDWR : O_RDONLY);
+			if (fd < 0)
+				die(argv[i]);
+			nla_put_u32(msg, BLKCBT_A_STORE_FD, (uint32_t)fd);
+		} else if (!strcmp(argv[i], "--identity") && more) {
+			i++;
+			nla_put(msg, BLKCBT_A_IDENTITY, (int)strlen(argv[i]), argv[i]);
+		} else if (!strcmp(argv[i], "--generation") && more) {
+			nla_put_u64(msg, BLKCBT_A_STORE_GENERATION, number(argv[++i]));
+		} else if (!strcmp(argv[i], "--hot") && more) {
+			nla_put_u32(msg, BLKCBT_A_STORE_HOT_MAX, (uint32_t)number(argv[++i]));
+		} else if (!strcmp(argv[i], "--extent") && more) {
+			nla_put_u32(msg, BLKCBT_A_STORE_EXTENT_BYTES, (uint32_t)number(argv[++i]));
+		} else if (!strcmp(argv[i], "--await")) {
+			nla_put_flag(msg, BLKCBT_A_STORE_AWAITED);
+		} else {
+			argv[left++] = argv[i];
+		}
+	}
+	return left;
+}
+
 static int simple(int cmd, const char *what, int argc, char **argv)
 {
 	struct nl_msg *msg = new_msg(cmd, NLM_F_ACK);
 
+	argc = store_options(msg, argc, argv);
 	if (argc > 0)
 		put_dev(msg, argv[0]);
-	if (cmd == BLKCBT_CMD_ATTACH && argc > 1)
+	if ((cmd == BLKCBT_CMD_ATTACH || cmd == BLKCBT_CMD_STORE_FORMAT) && argc > 1)
 		nla_put_u32(msg, BLKCBT_A_GRANULE_BYTES, (uint32_t)number(argv[1]));
 	if (cmd == BLKCBT_CMD_DETACH && argc > 1 && !strcmp(argv[1], "--force"))
 		nla_put_flag(msg, BLKCBT_A_FORCE);
@@ -835,6 +882,12 @@ int main(int argc, char **argv)
 		return simple(BLKCBT_CMD_ATTACH, cmd, n, a);
 	if (!strcmp(cmd, "detach") && n >= 1)
 		return simple(BLKCBT_CMD_DETACH, cmd, n, a);
+	if (!strcmp(cmd, "store-format") && n >= 1)
+		return simple(BLKCBT_CMD_STORE_FORMAT, cmd, n, a);
+	if (!strcmp(cmd, "store-add") && n >= 1)
+		return simple(BLKCBT_CMD_STORE_ADD, cmd, n, a);
+	if (!strcmp(cmd, "store-drop") && n >= 1)
+		return simple(BLKCBT_CMD_STORE_DROP, cmd, n, a);
 	if (!strcmp(cmd, "mark") && n >= 1)
 		return simple(BLKCBT_CMD_MARK, cmd, n, a);
 	if (!strcmp(cmd, "get") && n == 0)
@@ -866,12 +919,14 @@ int main(int argc, char **argv)
 	if (!strcmp(cmd, "raw") && n >= 1)
 		return raw(n, a);
 	fprintf(stderr,
-		"usage: cbtctl info|get [DEV]|attach DEV [GRANULE]|detach DEV [--force]|mark DEV [FROM TO]|\n"
+		"usage: cbtctl info|get [DEV]|attach DEV [GRANULE] [--await]|detach DEV [--force]|mark DEV [FROM TO]|\n"
 		"       cut EPOCH DEV... [--mode fuzzy|consistent|snapshot] [--budget N] [--hold ID]|\n"
 		"       commit EPOCH DEV... [--from N] [--to N]|abort EPOCH DEV...|extents DEV [OFFSET]|hold DEV|\n"
 		"       copy DEV FILE [--image] [--no-release] [--order forward|reverse|random] [--seed N]\n"
 		"            [--piece N] [--delay-us N] [--stop-after PIECES]|imgread DEV OFFSET LENGTH|\n"
 		"       release DEV OFFSET LENGTH|hold-writers DEADLINE_MS DEV...|release HOLD_ID|\n"
+		"       attach|store-add|store-format DEV [GRANULE] --store PATH --identity TEXT [--generation N] [--hot N]\n"
+		"            [--extent N]|store-drop DEV|\n"
 		"       nowait DEV OFFSET|events SECONDS|sg DEV CDB-HEX [in|out BYTES]|raw WHAT [DEV]\n");
 	return 2;
 }

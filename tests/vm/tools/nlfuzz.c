@@ -328,6 +328,9 @@ static void strict_attrs(unsigned int cmd, bool nested)
 	for (unsigned int type = 0; type <= BLKCBT_A_MAX + UNKNOWN; type++) {
 		size_t right = length_of(type);
 
+		/* of no length, and right */
+		if (cmd == BLKCBT_CMD_ATTACH && !nested && type == BLKCBT_A_STORE_AWAITED)
+			continue;
 		if (!takes(cmd, nested, type)) {
 			honest(&r, cmd);
 			a = add(list, type, junk, right);
@@ -553,12 +556,16 @@ static int strict(char **argv)
 	}
 	remember();
 	for (unsigned int cmd = 0; cmd < 256; cmd++) {
+		int also = 0;
+
 		if (cmd >= BLKCBT_CMD_INFO && cmd <= BLKCBT_CMD_MARK)
 			continue;
+		if (cmd == BLKCBT_CMD_STORE_DROP) /* of a disk that has none */
+			also = ENOENT;
 		honest(&r, BLKCBT_CMD_GET);
 		r.cmd = cmd;
 		WHAT("command %u", cmd);
-		must_refuse(&r, 0);
+		must_refuse(&r, also);
 	}
 	honest(&r, BLKCBT_CMD_DETACH);
 	make(&out, &r);

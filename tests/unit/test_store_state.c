@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * The store in memory: the KUnit suite, compiled from the module's sources.
+ *
+ * LINK: tests/unit/kunit.c
+ */
+#include "../kunit/harness.h"
+#include "../../kmod/map.c"
+#include "../../kmod/store_format.c"
+#include "../../kmod/store_state.c"
+#include "../kunit/store_state_test.c"
