@@ -30,7 +30,7 @@ SANITIZE   := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-
 
 COMMON := $(wildcard userspace/common/*.c)
 DAEMONS := agent process-server master-target
-PROGRAMS := $(addprefix $(BUILD)/bin/reprotect-,$(DAEMONS)) $(BUILD)/bin/reprotect
+PROGRAMS := $(addprefix $(BUILD)/bin/reprotect-,$(DAEMONS) early) $(BUILD)/bin/reprotect
 UNIT  := $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(wildcard tests/unit/test_*.c))
 FUZZ  := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 VMTOOLS := $(patsubst tests/vm/tools/%.c,$(BUILD)/vm-tools/%,$(wildcard tests/vm/tools/*.c))
@@ -74,7 +74,7 @@ $(foreach f,obj asan testing fuzzobj,$(eval $(call flavour,$(f))))
 define program # name, source directory
 $(BUILD)/bin/$(1): $(patsubst %.c,$(BUILD)/obj/%.o,$(wildcard userspace/$(2)/*.c)) $(BUILD)/obj/libcommon.a
 	@mkdir -p $$(@D)
-	$(CC) $(CFLAGS_ALL) $(LDFLAGS) -o $$@ $$^ $(LIBS)
+	$(CC) $(CFLAGS_ALL) $$(LDFLAGS) -o $$@ $$^ $(LIBS)
 $(BUILD)/test/$(1)-testing: $(patsubst %.c,$(BUILD)/testing/%.o,$(wildcard userspace/$(2)/*.c)) $(BUILD)/testing/libcommon.a
 	@mkdir -p $$(@D)
 	$(CC) $(CFLAGS_ALL) $(LDFLAGS) -o $$@ $$^ $(LIBS)
@@ -84,9 +84,12 @@ $(BUILD)/test/$(1)-asan: $(patsubst %.c,$(BUILD)/asan/%.o,$(wildcard userspace/$
 endef
 $(foreach d,$(DAEMONS),$(eval $(call program,reprotect-$(d),$(d))))
 $(eval $(call program,reprotect,cli))
+# Part of the initramfs, with the libraries that it is linked with: only those that it needs.
+$(eval $(call program,reprotect-early,early))
+$(BUILD)/bin/reprotect-early: LDFLAGS += -Wl,--as-needed
 
 testing: $(BUILD)/test/reprotect-agent-testing $(foreach d,$(DAEMONS),$(BUILD)/test/reprotect-$(d)-asan) \
-	$(BUILD)/test/reprotect-asan
+	$(BUILD)/test/reprotect-asan $(BUILD)/test/reprotect-early-asan
 
 # ---- the module -------------------------------------------------------------
 # Built in a copy, because the kernel's build writes beside its sources, and one
@@ -233,7 +236,10 @@ stress:
 PREFIX ?= /usr
 install: all
 	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin $(BUILD)/bin/reprotect
-	install -D -m 755 -t $(DESTDIR)$(PREFIX)/sbin $(addprefix $(BUILD)/bin/reprotect-,$(DAEMONS))
+	install -D -m 755 -t $(DESTDIR)$(PREFIX)/sbin $(addprefix $(BUILD)/bin/reprotect-,$(DAEMONS) early)
+	install -D -m 755 initramfs/hooks/reprotect $(DESTDIR)$(PREFIX)/share/initramfs-tools/hooks/reprotect
+	for when in init-premount local-premount local-block; do \
+		install -D -m 755 initramfs/scripts/reprotect $(DESTDIR)$(PREFIX)/share/initramfs-tools/scripts/$$when/reprotect || exit; done
 	install -D -m 644 -t $(DESTDIR)/lib/systemd/system $(wildcard userspace/*/*.service)
 	install -D -m 600 -t $(DESTDIR)/etc/reprotect $(wildcard userspace/*/*.conf)
 	install -d -m 755 $(DESTDIR)/etc/reprotect/app.d
