@@ -39,7 +39,7 @@ BENCHTOOLS := $(patsubst tests/bench/%.c,$(BUILD)/bench/%,$(wildcard tests/bench
 
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all module modules test-modules install clean help deps demo check check-unit check-e2e check-vm \
+.PHONY: all module modules test-modules install clean help deps demo check check-unit check-e2e check-vm check-boot \
 	check-long lint bench fuzz stress unit fuzzers tools testing kernels debug-kernels check-debug coverage kunit
 
 all: $(PROGRAMS)
@@ -187,7 +187,7 @@ check:
 	scripts/install-deps build check test
 	scripts/check
 
-check-unit check-e2e check-vm:
+check-unit check-e2e check-vm check-boot:
 	scripts/install-deps build check test
 	scripts/check $(@:check-%=%)
 
@@ -257,7 +257,7 @@ help:
 	@echo "make modules      blkcbt.ko for every kernel of the matrix: $(KERNELS)"
 	@echo "make install      programs, units, man pages (DESTDIR, PREFIX)"
 	@echo "make demo         boots a VM, replicates its disks, fails back, boots from them"
-	@echo "make check        unit, end-to-end and VM tests (check-unit, check-e2e, check-vm: one part)"
+	@echo "make check        unit, end-to-end, VM and boot tests (check-unit, check-e2e, check-vm, check-boot: one part)"
 	@echo "make kunit        tests/kunit in KUnit, on user-mode Linux with KASAN (builds it once, minutes)"
 	@echo "make check-long   the same with the full counts (hours)"
 	@echo "make check-debug  the VM tests and a stress run on kernels with KASAN, lockdep, KCSAN (builds them: make debug-kernels)"

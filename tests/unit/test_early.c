@@ -265,7 +265,7 @@ static void second_run(void **state)
 static void garbage(void **state)
 {
 	static const char *const texts[] = {
-		"\x7f" "ELF\x01\x02\xff\xfe", "[disk root]\n", "[disk]\ndevice = /dev/vda\n", "[early]\nwait = 1h\n",
+		"\177ELF\001\002\377\376", "[disk root]\n", "[disk]\ndevice = /dev/vda\n", "[early]\nwait = 1h\n",
 		"[disk root]\ndevice = /dev/vda\ngranule_bytes = 17M\n", "nonsense", "[disk root]\nunknown = 1\n",
 	};
 
