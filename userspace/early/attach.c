@@ -232,6 +232,18 @@ static int attach_all(struct run *run)
 	return module_ready(run) ? 1 : attach_disks(run);
 }
 
+/* Where the report goes; in the initramfs it is the script's, run by hand there may be none yet. */
+static void make_folder(const char *report)
+{
+	CLEANUP_FREE char *folder = strdup(report);
+	char *slash = folder ? strrchr(folder, '/') : NULL;
+
+	if (!slash || slash == folder)
+		return;
+	*slash = '\0';
+	util_mkdirs(folder); /* a failure shows when the report is written */
+}
+
 int early_run(const struct early_options *options)
 {
 	struct run run = { .options = options };
@@ -240,6 +252,7 @@ int early_run(const struct early_options *options)
 	json_t *before = NULL;
 	int rc;
 
+	make_folder(options->report);
 	if (util_read_json(options->report, &before, error, sizeof(error)))
 		before = NULL;
 	run.before = before;
