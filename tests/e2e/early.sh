@@ -62,7 +62,7 @@ script() { # WHEN [SHELL...]
 	: >"$T/kmsg"
 	[ $# -gt 0 ] || set -- dash
 	began=$(now_ms)
-	env REPROTECT_RUN="$T/run" REPROTECT_EARLY="$T/program" REPROTECT_KMSG="$T/kmsg" "$@" "$T/$when/reprotect" || return
+	env ${reprotect_limit:+"reprotect_limit=$reprotect_limit"} REPROTECT_RUN="$T/run" REPROTECT_EARLY="$T/program" REPROTECT_KMSG="$T/kmsg" "$@" "$T/$when/reprotect" || return
 	took=$(($(now_ms) - began))
 	echo "took $took ms"
 }
@@ -73,6 +73,8 @@ program 'echo "$*" >'"$T"'/arguments; echo "{}" >'"$T"'/run/early.json'
 fresh
 check "all is well: exit status 0, at once" within 3000 script init-premount
 check "the program is told when and how long" grep -qx -- "--when init-premount --limit 5 --report $T/run/early.json" "$T/arguments"
+check "the kernel's command line may give it longer" eval 'reprotect_limit=20 script init-premount && grep -q -- "--limit 20 " "$T/arguments"'
+check "but not what is no number of seconds" eval 'reprotect_limit=1e9 script init-premount && grep -q -- "--limit 5 " "$T/arguments"'
 rm -f "$T/arguments"
 check "then there is no second run" eval 'script local-premount && [ ! -e "$T/arguments" ]'
 program 'echo "$*" >>'"$T"'/arguments; echo "{}" >'"$T"'/run/early.json; exit 1'

@@ -54,6 +54,17 @@ ok "the agent detaches what was detached by command" wait_for 30 is_detached
 ok "and says so" grep "was attached in early boot, and is detached by command" /tmp/agent.log
 ok "the agent ends again" stop
 
+# The list of this boot was not the agent's; then it is.
+start "knows its list"
+ok "another list: and there is no initramfs here" agent '.early.initramfs == "missing"'
+ok "attach again" reprotect disk attach /dev/vda --name root
+ok "the agent ends" stop
+ok "reprotect-early with the list of the agent" reprotect-early --config /tmp/state/early.conf
+start "knows its list"
+ok "its own list" agent '.early.initramfs == "current"'
+ok "the agent ends" stop
+cbtctl detach /dev/vda
+
 # With the module there and no disk: bounded, and said.
 printf '[early]\nwait = 300ms\n[disk gone]\nuuid = 00000000-dead\n' >/tmp/early.conf
 fails "a disk that is not there" "no disk has one of its names" reprotect-early --config /tmp/early.conf
