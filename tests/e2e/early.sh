@@ -17,6 +17,10 @@ T=$(mktemp -d "${TMPDIR:-/tmp}/early-e2e.XXXXXX")
 A_PID='' N=0 FAILED=0
 cleanup() {
 	[ -z "$A_PID" ] || kill -9 "$A_PID" 2>/dev/null
+	# A program that hangs and that a broken script did not end.
+	if [ -s "$T/pids" ]; then
+		while read -r p; do ! grep -qaF "$T/program" "/proc/$p/cmdline" 2>/dev/null || kill -9 "$p"; done <"$T/pids"
+	fi
 	if [ -n "${KEEP:-}" ]; then echo "# kept $T"; else rm -rf "$T"; fi
 }
 trap cleanup EXIT
@@ -101,7 +105,7 @@ fresh
 check "program is killed in the middle: exit status 0" script init-premount
 check "the report tells how far it came" report '.step == "attaching disk root" and (.ended | test("137"))'
 
-program 'trap "" TERM ALRM; while :; do sleep 60; done'
+program 'echo $$ >>'"$T"'/pids; trap "" TERM ALRM; while :; do sleep 60; done'
 for shell in dash "busybox sh"; do
 	fresh
 	# shellcheck disable=SC2086
