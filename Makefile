@@ -30,7 +30,7 @@ SANITIZE   := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-
 
 COMMON := $(wildcard userspace/common/*.c)
 DAEMONS := agent process-server master-target
-PROGRAMS := $(addprefix $(BUILD)/bin/reprotect-,$(DAEMONS)) $(BUILD)/bin/reprotect
+PROGRAMS := $(addprefix $(BUILD)/bin/reprotect-,$(DAEMONS) early) $(BUILD)/bin/reprotect
 UNIT  := $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(wildcard tests/unit/test_*.c))
 FUZZ  := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 VMTOOLS := $(patsubst tests/vm/tools/%.c,$(BUILD)/vm-tools/%,$(wildcard tests/vm/tools/*.c))
@@ -39,7 +39,7 @@ BENCHTOOLS := $(patsubst tests/bench/%.c,$(BUILD)/bench/%,$(wildcard tests/bench
 
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all module modules test-modules install clean help deps demo check check-unit check-e2e check-vm \
+.PHONY: all module modules test-modules install clean help deps demo check check-unit check-e2e check-vm check-boot \
 	check-long lint bench fuzz stress unit fuzzers tools testing kernels debug-kernels check-debug coverage kunit
 
 all: $(PROGRAMS)
@@ -74,7 +74,7 @@ $(foreach f,obj asan testing fuzzobj,$(eval $(call flavour,$(f))))
 define program # name, source directory
 $(BUILD)/bin/$(1): $(patsubst %.c,$(BUILD)/obj/%.o,$(wildcard userspace/$(2)/*.c)) $(BUILD)/obj/libcommon.a
 	@mkdir -p $$(@D)
-	$(CC) $(CFLAGS_ALL) $(LDFLAGS) -o $$@ $$^ $(LIBS)
+	$(CC) $(CFLAGS_ALL) $$(LDFLAGS) -o $$@ $$^ $(LIBS)
 $(BUILD)/test/$(1)-testing: $(patsubst %.c,$(BUILD)/testing/%.o,$(wildcard userspace/$(2)/*.c)) $(BUILD)/testing/libcommon.a
 	@mkdir -p $$(@D)
 	$(CC) $(CFLAGS_ALL) $(LDFLAGS) -o $$@ $$^ $(LIBS)
@@ -84,9 +84,12 @@ $(BUILD)/test/$(1)-asan: $(patsubst %.c,$(BUILD)/asan/%.o,$(wildcard userspace/$
 endef
 $(foreach d,$(DAEMONS),$(eval $(call program,reprotect-$(d),$(d))))
 $(eval $(call program,reprotect,cli))
+# Part of the initramfs, with the libraries that it is linked with: only those that it needs.
+$(eval $(call program,reprotect-early,early))
+$(BUILD)/bin/reprotect-early: LDFLAGS += -Wl,--as-needed
 
 testing: $(BUILD)/test/reprotect-agent-testing $(foreach d,$(DAEMONS),$(BUILD)/test/reprotect-$(d)-asan) \
-	$(BUILD)/test/reprotect-asan
+	$(BUILD)/test/reprotect-asan $(BUILD)/test/reprotect-early-asan
 
 # ---- the module -------------------------------------------------------------
 # Built in a copy, because the kernel's build writes beside its sources, and one
@@ -184,7 +187,7 @@ check:
 	scripts/install-deps build check test
 	scripts/check
 
-check-unit check-e2e check-vm:
+check-unit check-e2e check-vm check-boot:
 	scripts/install-deps build check test
 	scripts/check $(@:check-%=%)
 
@@ -233,7 +236,10 @@ stress:
 PREFIX ?= /usr
 install: all
 	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin $(BUILD)/bin/reprotect
-	install -D -m 755 -t $(DESTDIR)$(PREFIX)/sbin $(addprefix $(BUILD)/bin/reprotect-,$(DAEMONS))
+	install -D -m 755 -t $(DESTDIR)$(PREFIX)/sbin $(addprefix $(BUILD)/bin/reprotect-,$(DAEMONS) early)
+	install -D -m 755 initramfs/hooks/reprotect $(DESTDIR)$(PREFIX)/share/initramfs-tools/hooks/reprotect
+	for when in init-premount local-premount local-block; do \
+		install -D -m 755 initramfs/scripts/reprotect $(DESTDIR)$(PREFIX)/share/initramfs-tools/scripts/$$when/reprotect || exit; done
 	install -D -m 644 -t $(DESTDIR)/lib/systemd/system $(wildcard userspace/*/*.service)
 	install -D -m 600 -t $(DESTDIR)/etc/reprotect $(wildcard userspace/*/*.conf)
 	install -d -m 755 $(DESTDIR)/etc/reprotect/app.d
@@ -251,7 +257,7 @@ help:
 	@echo "make modules      blkcbt.ko for every kernel of the matrix: $(KERNELS)"
 	@echo "make install      programs, units, man pages (DESTDIR, PREFIX)"
 	@echo "make demo         boots a VM, replicates its disks, fails back, boots from them"
-	@echo "make check        unit, end-to-end and VM tests (check-unit, check-e2e, check-vm: one part)"
+	@echo "make check        unit, end-to-end, VM and boot tests (check-unit, check-e2e, check-vm, check-boot: one part)"
 	@echo "make kunit        tests/kunit in KUnit, on user-mode Linux with KASAN (builds it once, minutes)"
 	@echo "make check-long   the same with the full counts (hours)"
 	@echo "make check-debug  the VM tests and a stress run on kernels with KASAN, lockdep, KCSAN (builds them: make debug-kernels)"

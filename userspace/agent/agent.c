@@ -230,6 +230,7 @@ static void tracker_try(struct agent *agent, uint64_t now)
 	memset(&agent->module, 0, sizeof(agent->module));
 	agent->no_gate[0] = '\0';
 	ops->info(agent->tracker, &agent->module);
+	early_adopt(agent);
 	log_info("change tracking: %s %s", ops->name, agent->module.version);
 	if (agent->module.gate_mode != BLKCBT_GATE_FULL)
 		log_warning("change tracking: degraded (%s): %s",

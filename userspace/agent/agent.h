@@ -6,6 +6,7 @@
  *	agent.c    the machine: tick, kernel events, when to cut, what state we are in
  *	disks.c    the group of disks: attach, detach, open, find leftovers
  *	state.c    what is remembered across restarts
+ *	early.c    the list of disks for the initramfs, and what came of it in this boot
  *	link.c     the connection to the process server
  *	epoch.c    one epoch from cut to commit or abort; points.c whether it is consistent
  *	ship.c     reads the blocks of an epoch and sends them
@@ -25,6 +26,7 @@
 #include <systemd/sd-event.h>
 
 #include "config.h"
+#include "disk_names.h"
 #include "io.h"
 #include "slicer.h"
 #include "tracker.h"
@@ -60,6 +62,7 @@ struct agent_problem {
  * @initial: its first complete pass is not done
  * @cursor_bytes: where the next slice starts
  * @pass_skipped: the pass under way left out unreadable granules
+ * @names: what it is found by in early boot; remembered while it is away
  * @cover: what the open epoch holds of it
  * @passed: committing the open epoch completes a pass over the disk
  * @image: what the open consistent epoch is read from, or NULL
@@ -72,6 +75,7 @@ struct agent_disk {
 	char device[256];
 	uint32_t id;
 	uint32_t granule_bytes;
+	struct disk_names names;
 	bool active, detached, initial;
 	dev_t dev;
 	int fd;
@@ -202,6 +206,7 @@ struct agent {
 	struct agent_problem epoch_problem; /* why the last epoch failed */
 	struct agent_problem state_problem; /* the state directory */
 	struct agent_problem released_problem;
+	json_t *early; /* report of early boot, NULL: there is none */
 	bool frozen, released, state_dirty;
 
 	uint64_t sent_bytes, read_bytes; /* since start */
@@ -301,6 +306,18 @@ bool failback_holds(const struct agent *agent);
 json_t *failback_json(const struct agent *agent);
 void failback_free(struct agent *agent);
 int failback_resume(struct agent *agent, struct agent_problem *problem);
+
+/* early.c */
+/** early_start - read the report of this boot, say what it says */
+void early_start(struct agent *agent);
+/** early_save - write the list for the initramfs anew if it has changed */
+void early_save(struct agent *agent);
+/** early_adopt - detach what early boot attached and was detached by command since the initramfs was made */
+void early_adopt(struct agent *agent);
+/** early_stale - the initramfs is older than the list: the command that helps, or NULL */
+const char *early_stale(const struct agent *agent);
+/** early_json - for the status; NULL: this machine has no early attaching */
+json_t *early_json(const struct agent *agent);
 
 /* commands.c, status.c */
 json_t *commands_handle(const char *command, const json_t *request, void *user);

@@ -38,6 +38,7 @@ static json_t *command_attach(struct agent *agent, const json_t *request)
 	json_int_t granule = json_integer_value(json_object_get(request, "granule"));
 	struct agent_problem problem = { 0 };
 	struct agent_disk *disk;
+	json_t *answer;
 
 	if (!device)
 		return control_error("name a disk, e.g. /dev/vdb", "attach: no device given");
@@ -60,8 +61,11 @@ static json_t *command_attach(struct agent *agent, const json_t *request)
 	if (disks_attach(agent, device, name, (uint32_t)granule, &disk, &problem))
 		return problem_answer(&problem);
 	agent_group_changed(agent);
-	return json_pack("{s:b, s:s, s:I, s:I}", "ok", 1, "name", disk->name, "id",
-			 (json_int_t)disk->id, "size_bytes", (json_int_t)disk->info.size_bytes);
+	answer = json_pack("{s:b, s:s, s:I, s:I}", "ok", 1, "name", disk->name, "id",
+			   (json_int_t)disk->id, "size_bytes", (json_int_t)disk->info.size_bytes);
+	if (early_stale(agent))
+		json_object_set_new(answer, "boot", json_string(early_stale(agent)));
+	return answer;
 }
 
 static json_t *command_detach(struct agent *agent, const json_t *request)
@@ -70,6 +74,7 @@ static json_t *command_detach(struct agent *agent, const json_t *request)
 	bool force = json_is_true(json_object_get(request, "force"));
 	struct agent_problem problem = { 0 };
 	struct agent_disk *disk;
+	json_t *answer;
 
 	if (!which)
 		which = text_of(request, "name");
@@ -89,7 +94,10 @@ static json_t *command_detach(struct agent *agent, const json_t *request)
 	if (disks_detach(agent, disk, force, &problem))
 		return problem_answer(&problem);
 	agent_group_changed(agent);
-	return json_pack("{s:b, s:s}", "ok", 1, "name", disk->name);
+	answer = json_pack("{s:b, s:s}", "ok", 1, "name", disk->name);
+	if (early_stale(agent))
+		json_object_set_new(answer, "boot", json_string(early_stale(agent)));
+	return answer;
 }
 
 static json_t *command_failback(struct agent *agent, const json_t *request)

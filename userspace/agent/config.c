@@ -62,6 +62,8 @@ static const struct conf_key keys[] = {
 	  "whole disk to replicate, e.g. /dev/vda or a path in /dev/disk/by-id" },
 	{ "disk", "granule_bytes", CONF_BYTES, offsetof(struct config_disk, granule_bytes), NULL, 0,
 	  0, NULL, "unit of tracking of this disk" },
+	{ "disk", "store", CONF_STRING, offsetof(struct config_disk, store), NULL, 0, 0, NULL,
+	  "block device or file for the disk's crash-safe store; this version has no use for it yet" },
 	{ 0 },
 };
 

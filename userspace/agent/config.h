@@ -19,6 +19,7 @@ struct config_disk {
 	char *name; /* from the section's title */
 	char *device;
 	uint64_t granule_bytes;
+	char *store; /* NULL: none */
 };
 
 struct config {

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "agent.h"
+#include "early.h"
 #include "log.h"
 #include "util.h"
 
@@ -92,6 +93,7 @@ void disks_setup(struct agent *agent)
 			log_notice("disk %s: device is now %s, was %s", disk->name, wanted->device,
 				   disk->device);
 			snprintf(disk->device, sizeof(disk->device), "%s", wanted->device);
+			memset(&disk->names, 0, sizeof(disk->names));
 			disk->initial = true;
 		}
 		disk->granule_bytes = granule;
@@ -199,6 +201,7 @@ static int disk_activate(struct agent *agent, struct agent_disk *disk, struct ag
 		disk->initial = true; /* another attachment: all of it is dirty */
 		disk->kernel_id = disk->info.id;
 	}
+	disk_names_of(DISK_NAMES_DIRECTORY, disk->device, &disk->names);
 	disk->fd = fd;
 	disk->dev = dev;
 	disk->granule_bytes = disk->info.granule_bytes;
@@ -210,9 +213,9 @@ static int disk_activate(struct agent *agent, struct agent_disk *disk, struct ag
 	if (disk->info.epoch > agent->last_number)
 		agent->last_number = disk->info.epoch;
 	agent_problem_clear(&disk->problem);
-	log_info("disk %s (%s): tracked as %s, %llu bytes%s", disk->name, disk->device,
-		 disk->info.name, (unsigned long long)disk->info.size_bytes,
-		 disk->initial ? ", initial sync needed" : "");
+	log_info("disk %s (%s): tracked as %s%s, %llu bytes%s", disk->name, disk->device, disk->info.name,
+		 early_report_disk(agent->early, disk->info.id) ? " since early boot" : "",
+		 (unsigned long long)disk->info.size_bytes, disk->initial ? ", initial sync needed" : "");
 	return 0;
 }
 

@@ -115,6 +115,7 @@ static int setup(struct agent *agent)
 	rc = state_load(agent);
 	if (rc)
 		return rc;
+	early_start(agent);
 	disks_setup(agent);
 	rc = io_engine_new(&agent->io, agent->event, engines[agent->config.io], IO_DEPTH);
 	if (rc) {
@@ -185,6 +186,7 @@ static void teardown(struct agent *agent)
 	if (agent->tracker)
 		agent->tracker_ops->close(agent->tracker);
 	sd_event_unref(agent->event);
+	json_decref(agent->early);
 	config_free(&agent->config);
 	free(agent->disks);
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * state: what the agent remembers across restarts, in its state directory: the machine's
- * uuid (machine), the disks with their ids (disks.json), a failback under way (failback).
+ * uuid (machine), the disks with their ids (disks.json), a failback under way (failback), and through
+ * early.c the list of disks for the initramfs (early.conf).
  * Called by main.c, disks.c, failback.c.
  *
  * Nothing here is needed to lose no data: without a usable state directory the uuid is
@@ -99,6 +100,14 @@ static int state_machine(struct agent *agent)
 	return 0;
 }
 
+static void state_name(const json_t *json, const char *key, char *out, size_t out_bytes)
+{
+	const char *name = json_string_value(json_object_get(json, key));
+
+	if (name && strlen(name) < out_bytes)
+		strcpy(out, name);
+}
+
 static void state_disk(struct agent *agent, const json_t *json)
 {
 	const char *name = json_string_value(json_object_get(json, "name"));
@@ -121,6 +130,10 @@ static void state_disk(struct agent *agent, const json_t *json)
 	disk->initial = !json_is_true(json_object_get(json, "initial_done"));
 	if (kernel)
 		sscanf(kernel, "%" SCNx64, &disk->kernel_id);
+	state_name(json, "by_id", disk->names.by_id, sizeof(disk->names.by_id));
+	state_name(json, "by_path", disk->names.by_path, sizeof(disk->names.by_path));
+	state_name(json, "ptuuid", disk->names.ptuuid, sizeof(disk->names.ptuuid));
+	state_name(json, "uuid", disk->names.uuid, sizeof(disk->names.uuid));
 }
 
 int state_load(struct agent *agent)
@@ -172,12 +185,14 @@ void state_save(struct agent *agent)
 
 		snprintf(kernel, sizeof(kernel), "%" PRIx64, disk->kernel_id);
 		json_array_append_new(disks,
-				      json_pack("{s:s, s:s, s:I, s:I, s:s, s:b, s:b}", "name",
+				      json_pack("{s:s, s:s, s:I, s:I, s:s, s:b, s:b, s:s, s:s, s:s, s:s}", "name",
 						disk->name, "device", disk->device, "id",
 						(json_int_t)disk->id, "granule_bytes",
 						(json_int_t)disk->granule_bytes, "kernel_id", kernel,
 						"detached", disk->detached, "initial_done",
-						!disk->initial));
+						!disk->initial, "by_id", disk->names.by_id, "by_path",
+						disk->names.by_path, "ptuuid", disk->names.ptuuid, "uuid",
+						disk->names.uuid));
 	}
 	state_path(agent, "disks.json", path);
 	rc = json ? util_write_json(path, json) : -ENOMEM;
@@ -185,6 +200,7 @@ void state_save(struct agent *agent)
 		state_trouble(agent, path, rc);
 	else
 		agent_problem_clear(&agent->state_problem);
+	early_save(agent);
 }
 
 int state_lock(struct agent *agent)

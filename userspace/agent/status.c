@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "agent.h"
+#include "early.h"
 #include "link.h"
 #include "points.h"
 #include "ship.h"
@@ -101,6 +102,8 @@ static json_t *disk_json(const struct agent *agent, const struct agent_disk *dis
 			 (json_int_t)disk->id, "device", disk->device, "active", disk->active,
 			 "detached", disk->detached, "granule_bytes", (json_int_t)disk->granule_bytes);
 	if (disk->active) {
+		json_object_set_new(json, "early",
+				    json_boolean(early_report_disk(agent->early, info->id) != NULL));
 		json_object_set_new(json, "degraded",
 				    json_boolean(info->flags & BLKCBT_DISK_F_DEGRADED));
 		json_object_update_new(
@@ -174,7 +177,7 @@ json_t *status_json(struct agent *agent)
 {
 	const struct agent_problem *problem = NULL;
 	const char *state;
-	json_t *json, *disks = json_array(), *link;
+	json_t *json, *disks = json_array(), *link, *early;
 
 	if (agent->tracker && !agent->released && agent->epoch.phase == EPOCH_NONE &&
 	    disks_refresh(agent))
@@ -210,6 +213,9 @@ json_t *status_json(struct agent *agent)
 	json_object_set_new(json, "snapshot", snapshot_json(agent));
 	if (agent->tracker)
 		json_object_set_new(json, "tracking", tracking_json(&agent->module));
+	early = early_json(agent);
+	if (early)
+		json_object_set_new(json, "early", early);
 	if (agent->state_problem.text[0])
 		json_object_set_new(json, "warning",
 				    json_pack("{s:s, s:s}", "message", agent->state_problem.text,

@@ -73,6 +73,8 @@ enum cli_exit command_resume(const struct cli_options *options);
 enum cli_exit command_target_list(const struct cli_options *options);
 enum cli_exit command_target_forget(const struct cli_options *options);
 
+/** status_early - early boot, as the agent shows it: its "early" */
+void status_early(const json_t *early, FILE *out);
 /** status_points - of an agent: whether its epochs are consistent, its tags; @now_ms: wall clock */
 void status_points(const json_t *answer, uint64_t now_ms, FILE *out);
 /** status_target_points - what a machine's target is, as the master target shows it */

@@ -13,7 +13,15 @@
 #include "cbt.h"
 #include "cli.h"
 #include "conf.h"
+#include "early.h"
 #include "util.h"
+
+/* The list of disks that are attached in early boot has changed. */
+static void print_boot(const struct cli_options *options, const json_t *answer)
+{
+	if (!options->json && *cli_text(answer, "boot"))
+		printf("so that early boot knows it too, run: %s\n", cli_text(answer, "boot"));
+}
 
 enum cli_exit command_disk_attach(const struct cli_options *options)
 {
@@ -48,6 +56,7 @@ enum cli_exit command_disk_attach(const struct cli_options *options)
 		       "--watch)\n",
 		       cli_text(answer, "name"), device,
 		       conf_format_bytes(cli_number(answer, "size_bytes"), bytes, sizeof(bytes)));
+	print_boot(options, answer);
 	return CLI_OK;
 }
 
@@ -70,12 +79,14 @@ enum cli_exit command_disk_detach(const struct cli_options *options)
 		cli_print_json(answer);
 	else
 		printf("disk %s: detached; it is not replicated any more\n", cli_text(answer, "name"));
+	print_boot(options, answer);
 	return CLI_OK;
 }
 
-static json_t *kernel_disk(const struct cbt_disk *disk)
+static json_t *kernel_disk(const struct cbt_disk *disk, const json_t *report)
 {
-	return json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:b}", "kernel_name", disk->name,
+	return json_pack("{s:s, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:b}", "kernel_name", disk->name,
+			 "early", early_report_disk(report, disk->id) != NULL,
 			 "size_bytes", (json_int_t)disk->size_bytes, "granule_bytes",
 			 (json_int_t)disk->granule_bytes, "dirty_bytes", (json_int_t)disk->dirty_bytes,
 			 "open_bytes", (json_int_t)disk->open_bytes, "epoch", (json_int_t)disk->epoch,
@@ -87,6 +98,7 @@ static json_t *kernel_disk(const struct cbt_disk *disk)
 /* What the kernel module tracks. */
 static enum cli_exit list_kernel(json_t **list)
 {
+	CLEANUP_JSON json_t *report = early_report_load(EARLY_REPORT_PATH);
 	struct cbt_disk *disks = NULL;
 	struct cbt *cbt = NULL;
 	size_t count = 0;
@@ -106,7 +118,7 @@ static enum cli_exit list_kernel(json_t **list)
 	}
 	*list = json_array();
 	for (size_t i = 0; i < count; i++)
-		json_array_append_new(*list, kernel_disk(&disks[i]));
+		json_array_append_new(*list, kernel_disk(&disks[i], report));
 	free(disks);
 	cbt_close(cbt);
 	return CLI_OK;
@@ -132,12 +144,13 @@ static void print_list(const json_t *list)
 				    cli_true(disk, "active")			    ? "replicated" :
 										      "waiting";
 
-		printf("%-12s %-28s %-10s %10s %10s %8" PRIu64 " %s\n", *name ? name : "-",
+		printf("%-12s %-28s %-10s %10s %10s %8" PRIu64 " %s%s\n", *name ? name : "-",
 		       *device ? device : "-", cli_text(disk, "kernel_name"),
 		       conf_format_bytes(cli_number(disk, "size_bytes"), size, sizeof(size)),
 		       conf_format_bytes(cli_number(disk, "dirty_bytes") + cli_number(disk, "open_bytes"),
 					 dirty, sizeof(dirty)),
-		       cli_number(disk, "committed"), state);
+		       cli_number(disk, "committed"), state,
+		       cli_true(disk, "early") ? ", since early boot" : "");
 		if (error)
 			printf("    %s (%s)\n", cli_text(error, "message"), cli_text(error, "remedy"));
 	}

@@ -52,6 +52,7 @@ static void print_agent(const json_t *json)
 	if (cli_true(tracking, "degraded"))
 		printf("  tracking      DEGRADED (%s): %s\n", cli_text(tracking, "mode"),
 		       format_clean(cli_text(tracking, "reason"), clean, sizeof(clean)));
+	status_early(json_object_get(json, "early"), stdout);
 	printf("  epoch         %" PRIu64 " committed, %" PRIu64 " applied, %" PRIu64 " cut",
 	       cli_number(epochs, "committed"), cli_number(epochs, "applied"), cli_number(epochs, "cut"));
 	if (json_is_object(open))

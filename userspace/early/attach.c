@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * attach: reads early.conf, loads the module, attaches the disks as they appear, and keeps the
+ * report up to date at every step, so that it says how far this came if the program is killed or dies.
+ * Called by main.c.
+ *
+ * Runs up to twice in a boot. What an earlier run attached keeps its entry in the report.
+ */
+#include "attach.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/sysmacros.h>
+#include <sys/utsname.h>
+#include <time.h>
+
+#include "cbt.h"
+#include "early.h"
+#include "log.h"
+#include "util.h"
+
+#define POLL_MS 50
+
+struct run {
+	const struct early_options *options;
+	struct early_conf conf;
+	struct cbt *cbt;
+	json_t *report, *disks;
+	const json_t *before; /* report of an earlier run, or NULL */
+	bool attached[EARLY_DISKS_MAX], failed[EARLY_DISKS_MAX];
+};
+
+static void write_report(struct run *run)
+{
+	int rc = util_write_json(run->options->report, run->report);
+
+	if (rc)
+		log_warning("%s: cannot write the report: %s", run->options->report, strerror(-rc));
+}
+
+/* What is done from here on, should it be the last thing. */
+static void step(struct run *run, const char *format, const char *argument)
+{
+	char text[256];
+
+	snprintf(text, sizeof(text), format, argument);
+	json_object_set_new(run->report, "step", json_string(text));
+	write_report(run);
+}
+
+static json_t *problem_json(const char *message, const char *remedy)
+{
+	return json_pack("{s:s, s:s}", "message", message, "remedy", remedy);
+}
+
+static int give_up(struct run *run, const char *message, const char *remedy)
+{
+	log_error("%s (%s)", message, remedy);
+	json_object_set_new(run->report, "error", problem_json(message, remedy));
+	return 1;
+}
+
+static int finish(struct run *run, int rc)
+{
+	uint64_t now = util_now_ms();
+
+	json_object_set_new(run->report, "finished", json_true());
+	json_object_del(run->report, "step");
+	json_object_set_new(run->report, "took_ms",
+			    json_integer((json_int_t)now -
+					 json_integer_value(json_object_get(run->report, "began_ms"))));
+	write_report(run);
+	return rc;
+}
+
+static json_t *disk_entry(struct run *run, size_t i)
+{
+	return json_array_get(run->disks, i);
+}
+
+static void disk_attached(struct run *run, size_t i, const struct cbt_disk *info, const char *found)
+{
+	json_t *entry = disk_entry(run, i);
+	const json_t *earlier = early_report_disk(run->before, info->id);
+	char text[32];
+
+	run->attached[i] = true;
+	if (json_is_true(json_object_get(earlier, "attached"))) {
+		json_object_update(entry, (json_t *)earlier);
+		json_object_del(entry, "error");
+		return;
+	}
+	snprintf(text, sizeof(text), "%" PRIx64, info->id);
+	json_object_del(entry, "error");
+	json_object_update_new(entry, json_pack("{s:b, s:s, s:s, s:s, s:I, s:I, s:I, s:s}", "attached", 1, "found_by",
+						found, "kernel_name", info->name, "kernel_id", text,
+						"size_bytes", (json_int_t)info->size_bytes, "dirty_bytes",
+						(json_int_t)info->dirty_bytes, "attached_ms",
+						(json_int_t)util_now_ms(), "when", run->options->when));
+	log_info("disk %s: attached as %s, found by %s", run->conf.disks[i].name, info->name, found);
+}
+
+static void disk_problem(struct run *run, size_t i, const char *message, const char *remedy)
+{
+	json_object_set_new(disk_entry(run, i), "error", problem_json(message, remedy));
+}
+
+/* One attempt. A disk that is not there is tried again; one that cannot be attached is not. */
+static void try_disk(struct run *run, size_t i)
+{
+	const struct early_disk *disk = &run->conf.disks[i];
+	char found[224] = "", text[512];
+	struct cbt_disk info;
+	dev_t dev = 0;
+	int rc;
+
+	rc = disk_names_resolve(&disk->names, disk->device, &dev, found, sizeof(found));
+	if (rc) {
+		snprintf(text, sizeof(text), "disk %s: cannot be found: %s", disk->name,
+			 rc == -ENOTUNIQ ? "several disks have this partition table or content" :
+			 rc == -ENOTBLK	 ? "the name is not of a block device" :
+			 rc == -ENOENT	 ? "no disk has one of its names" :
+					   strerror(-rc));
+		disk_problem(run, i, text,
+			     rc == -ENOTUNIQ ? "remove the copy of the disk, or give the disk a serial number" :
+					       "the agent attaches it when it is there; if it has moved, start the "
+					       "agent, then update-initramfs -u");
+		return;
+	}
+	step(run, "attaching disk %s", disk->name);
+	rc = cbt_attach(run->cbt, dev, (uint32_t)disk->granule_bytes, &info);
+	if (rc == -EEXIST)
+		rc = cbt_get(run->cbt, dev, &info);
+	if (!rc) {
+		disk_attached(run, i, &info, found);
+		return;
+	}
+	run->failed[i] = true;
+	snprintf(text, sizeof(text), "disk %s (%s, %u:%u): cannot attach: %s: %s", disk->name, found, major(dev),
+		 minor(dev), strerror(-rc), cbt_error(run->cbt));
+	log_error("%s", text);
+	disk_problem(run, i, text, "see the kernel log: dmesg | grep blkcbt; the agent tries again");
+}
+
+/* How many of the list are neither attached nor given up. */
+static size_t try_disks(struct run *run)
+{
+	size_t left = 0;
+
+	for (size_t i = 0; i < run->conf.disk_count; i++) {
+		if (!run->attached[i] && !run->failed[i])
+			try_disk(run, i);
+		left += !run->attached[i] && !run->failed[i];
+	}
+	return left;
+}
+
+static int attach_disks(struct run *run)
+{
+	const struct timespec pause = { 0, POLL_MS * 1000000L };
+	uint64_t end = util_now_ms() + (run->options->wait ? run->conf.wait_ms : 0);
+	int rc = 0;
+
+	while (try_disks(run) && util_now_ms() < end) {
+		step(run, "waiting for disks%s", "");
+		nanosleep(&pause, NULL);
+	}
+	for (size_t i = 0; i < run->conf.disk_count; i++) {
+		if (run->attached[i])
+			continue;
+		rc = 1;
+		if (!run->failed[i])
+			log_error("%s", json_string_value(json_object_get(
+						json_object_get(disk_entry(run, i), "error"), "message")));
+	}
+	return rc;
+}
+
+static int module_ready(struct run *run)
+{
+	char error[512] = "";
+	struct cbt_info info;
+	int rc;
+
+	step(run, "loading the kernel module%s", "");
+	rc = cbt_load(run->conf.module, error, sizeof(error));
+	if (rc)
+		return give_up(run, error, "then update-initramfs -u; the agent says whether it can be loaded now");
+	step(run, "asking the kernel module%s", "");
+	rc = cbt_open(&run->cbt);
+	if (!rc)
+		rc = cbt_get_info(run->cbt, &info);
+	if (rc) {
+		snprintf(error, sizeof(error), "module blkcbt is loaded and does not answer: %s",
+			 run->cbt && cbt_error(run->cbt)[0] ? cbt_error(run->cbt) : strerror(-rc));
+		return give_up(run, error, "see the kernel log: dmesg | grep blkcbt");
+	}
+	json_object_set_new(run->report, "module",
+			    json_pack("{s:s, s:s, s:s}", "version", info.version, "mode",
+				      cbt_mode_name(info.gate_mode), "reason", info.gate_reason));
+	return 0;
+}
+
+static void list_disks(struct run *run)
+{
+	for (size_t i = 0; i < run->conf.disk_count; i++) {
+		const struct early_disk *disk = &run->conf.disks[i];
+		json_t *entry = json_pack("{s:s, s:b}", "name", disk->name, "attached", 0);
+
+		if (disk->device)
+			json_object_set_new(entry, "device", json_string(disk->device));
+		/* This module takes none; it is said here whose map it is, for when one does. */
+		if (disk->store)
+			json_object_set_new(entry, "store", json_string(disk->store));
+		json_array_append_new(run->disks, entry);
+	}
+}
+
+static int attach_all(struct run *run)
+{
+	char error[512] = "";
+
+	step(run, "reading %s", run->options->config);
+	if (early_conf_load(&run->conf, run->options->config, error, sizeof(error)))
+		return give_up(run, error, "start the agent, which writes the list anew; then update-initramfs -u");
+	list_disks(run);
+	if (!run->conf.disk_count)
+		return 0;
+	return module_ready(run) ? 1 : attach_disks(run);
+}
+
+/* Where the report goes; in the initramfs it is the script's, run by hand there may be none yet. */
+static void make_folder(const char *report)
+{
+	CLEANUP_FREE char *folder = strdup(report);
+	char *slash = folder ? strrchr(folder, '/') : NULL;
+
+	if (!slash || slash == folder)
+		return;
+	*slash = '\0';
+	util_mkdirs(folder); /* a failure shows when the report is written */
+}
+
+int early_run(const struct early_options *options)
+{
+	struct run run = { .options = options };
+	struct utsname kernel = { 0 };
+	char error[256], id[17];
+	json_t *before = NULL;
+	int rc;
+
+	make_folder(options->report);
+	if (util_read_json(options->report, &before, error, sizeof(error)))
+		before = NULL;
+	run.before = before;
+	uname(&kernel);
+	early_conf_id(options->config, id);
+	run.report = json_pack("{s:i, s:b, s:s, s:s, s:s, s:s, s:I, s:[]}", "version", 1, "finished", 0,
+			       "when", options->when, "kernel", kernel.release, "config", options->config,
+			       "config_id", id, "began_ms", (json_int_t)util_now_ms(), "disks");
+	run.disks = json_object_get(run.report, "disks");
+	if (!run.report) {
+		log_error("out of memory");
+		json_decref(before);
+		return 1;
+	}
+	rc = finish(&run, attach_all(&run));
+	cbt_close(run.cbt);
+	early_conf_free(&run.conf);
+	json_decref(run.report);
+	json_decref(before);
+	return rc;
+}

@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * attach: the work of reprotect-early: attaches what early.conf names, and reports.
+ */
+#ifndef REPROTECT_EARLY_ATTACH_H
+#define REPROTECT_EARLY_ATTACH_H
+
+#include <stdbool.h>
+
+/**
+ * struct early_options - one run
+ * @config, @report: paths
+ * @when: where in the boot this is, for the report
+ * @wait: for disks that are not there yet, as long as the configuration says
+ */
+struct early_options {
+	const char *config, *report, *when;
+	bool wait;
+};
+
+/** early_run - 0: all disks of the list are attached (or it is empty); 1: not all, the report says which and why */
+int early_run(const struct early_options *options);
+
+#endif
