@@ -137,7 +137,8 @@ static inline int blkcbt_bdev_open(dev_t dev, void *holder, struct blkcbt_bdev *
 static inline void blkcbt_bdev_close(struct blkcbt_bdev *b)
 {
 #if defined(BLKCBT_HAVE_BDEV_FILE)
-	fput(b->held);
+	/* At once: whoever wants it next need not wait for the file to go. */
+	bdev_fput(b->held);
 #elif defined(BLKCBT_HAVE_BDEV_HANDLE)
 	bdev_release(b->held);
 #elif defined(BLKCBT_HAVE_FMODE_OPEN)
