@@ -58,6 +58,9 @@ under_load() {
 
 module=/lib/modules/blkcbt.ko
 [ "$BOOT" != 4 ] || [ ! -e /lib/modules/blkcbt-faults.ko ] || module=/lib/modules/blkcbt-faults.ko
+# how soon what is not written any more is retired
+pace() { echo "$1" >/sys/module/blkcbt/parameters/store_tick_ms; }
+
 ok "boot $BOOT: the module loads" insmod $module store_tick_ms=200
 case $BOOT in
 1)
@@ -73,16 +76,20 @@ case $BOOT in
 	fails "it is nobody else's" "it is in use" cbtctl store-format /dev/vda --store /dev/vdc --identity disk-a
 	ok "first copy" round
 	ok "what was committed is forgotten by the store" wait_for 30 risk_below 1048577
+	pace 5000
 	put 5
 	put 30000 3
 	is "two extents are in use" "$(get store_hot)" 2
 	ok "two writes waited" test "$(get store_parked)" -ge 2
 	is "a power cut would cost them" "$(get store_risk)" 2097152
+	pace 200
 	ok "they are retired" wait_for 30 hot_is 0
 	is "then it would cost what is dirty" "$(get store_risk)" 16384
 	fails "a write that must not wait into a cold extent" "temporarily unavailable" cbtctl nowait /dev/vda 67108864
+	pace 5000
 	put 5
 	ok "the same into one in use" cbtctl nowait /dev/vda 24576
+	pace 200
 
 	list /tmp/before
 	ok "unload" sh -c 'cbtctl detach /dev/vda && rmmod blkcbt'
