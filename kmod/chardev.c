@@ -102,7 +102,7 @@ static ssize_t fill(struct reader *r, struct blkcbt_extent *records, size_t max,
 
 	if (err)
 		return err;
-	it.map = rcu_dereference_protected(d->old, lockdep_is_held(&blkcbt_ctl_mutex));
+	it.map = blkcbt_map_of(d->old);
 	while (n < max && blkcbt_extent_next(&it, &records[n]))
 		n++;
 	*pos = it.pos_bytes;

@@ -28,13 +28,6 @@ static DEFINE_IDA(indices);
 static atomic_t nr_alive = ATOMIC_INIT(0);
 static DECLARE_WAIT_QUEUE_HEAD(none_alive);
 
-#define why_err(why, fmt, ...)	snprintf(why, BLKCBT_WHY_LEN, fmt, ##__VA_ARGS__)
-
-static struct blkcbt_map *map_of(struct blkcbt_map __rcu *map)
-{
-	return rcu_dereference_protected(map, lockdep_is_held(&blkcbt_ctl_mutex));
-}
-
 /*
  * Lookup
  */
@@ -479,9 +472,10 @@ int blkcbt_disk_mark_bytes(struct blkcbt_disk *d, u64 from_bytes, u64 to_bytes, 
 		return -EINVAL;
 	}
 	if (!from_bytes && to_bytes == size)
-		blkcbt_map_mark_all(map_of(d->cur));
+		blkcbt_map_mark_all(blkcbt_map_of(d->cur));
 	else
-		blkcbt_map_mark_slow(map_of(d->cur), from_bytes >> shift, (to_bytes - 1) >> shift);
+		blkcbt_map_mark_slow(blkcbt_map_of(d->cur), from_bytes >> shift,
+				     (to_bytes - 1) >> shift);
 	return 0;
 }
 

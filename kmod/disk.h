@@ -241,6 +241,7 @@ extern struct workqueue_struct *blkcbt_wq;
 
 /* disk.c: under blkcbt_ctl_mutex; @why, of BLKCBT_WHY_LEN bytes, says what went wrong */
 #define BLKCBT_WHY_LEN	240
+#define why_err(why, fmt, ...)	snprintf(why, BLKCBT_WHY_LEN, fmt, ##__VA_ARGS__)
 struct blkcbt_disk *blkcbt_disk_by_dev(dev_t dev);
 struct blkcbt_disk *blkcbt_disk_by_index(unsigned int index);
 struct blkcbt_disk *blkcbt_disk_attach(dev_t dev, u32 granule_bytes, bool awaits_store,
@@ -337,6 +338,18 @@ void blkcbt_genl_exit(void);
 void blkcbt_genl_multicast(struct blkcbt_disk *d, enum blkcbt_event event);
 
 /**
+ * blkcbt_map_of() - a map of a disk, for whoever changes control's state
+ * @map: @cur or @old of the disk
+ *
+ * Context: blkcbt_ctl_mutex.
+ * Return: the map, or NULL.
+ */
+static inline struct blkcbt_map *blkcbt_map_of(struct blkcbt_map __rcu *map)
+{
+	return rcu_dereference_protected(map, lockdep_is_held(&blkcbt_ctl_mutex));
+}
+
+/**
  * blkcbt_disk_find() - the tracked disk of a gendisk
  * @gd: the gendisk
  *
@@ -382,6 +395,22 @@ static __always_inline sector_t blkcbt_bio_sector(struct bio *bio)
 	if (!bio_flagged(bio, BIO_REMAPPED))
 		sector += bio->bi_bdev->bd_start_sect;
 	return sector;
+}
+
+/**
+ * blkcbt_bio_granules() - the granules that a bio touches
+ * @d: the disk
+ * @bio: the bio; it has sectors
+ * @first: set to the first
+ * @last: set to the last, inclusive; perhaps behind the disk
+ */
+static inline void blkcbt_bio_granules(const struct blkcbt_disk *d, struct bio *bio, u64 *first,
+				       u64 *last)
+{
+	sector_t sector = blkcbt_bio_sector(bio);
+
+	*first = sector >> d->granule_sector_shift;
+	*last = (sector + bio_sectors(bio) - 1) >> d->granule_sector_shift;
 }
 
 #endif /* BLKCBT_DISK_H */

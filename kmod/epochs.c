@@ -17,13 +17,6 @@
 #include "extent.h"
 #include "preserve.h"
 
-#define why_err(why, fmt, ...)	snprintf(why, BLKCBT_WHY_LEN, fmt, ##__VA_ARGS__)
-
-static struct blkcbt_map *map_of(struct blkcbt_map __rcu *map)
-{
-	return rcu_dereference_protected(map, lockdep_is_held(&blkcbt_ctl_mutex));
-}
-
 static int cut_refuse(struct blkcbt_disk *d, const struct blkcbt_cut *cut, char *why)
 {
 	u64 epoch = cut->epoch;
@@ -92,9 +85,9 @@ static void cut_swap(struct blkcbt_group_item *items, unsigned int n, struct blk
 	cut->cut_ns = ktime_get_boottime_ns();
 	for (i = 0; i < n; i++) {
 		struct blkcbt_disk *d = items[i].disk;
-		struct blkcbt_map *cur = map_of(d->cur);
+		struct blkcbt_map *cur = blkcbt_map_of(d->cur);
 
-		items[i].stale = map_of(d->old);
+		items[i].stale = blkcbt_map_of(d->old);
 		WRITE_ONCE(d->cut_once, true);
 		WRITE_ONCE(d->old_open, true);
 		/*
@@ -186,7 +179,7 @@ static struct blkcbt_map *end_one(const struct blkcbt_group_item *item,
 				  enum blkcbt_epoch_step step, u64 epoch)
 {
 	struct blkcbt_disk *d = item->disk;
-	struct blkcbt_map *old = map_of(d->old);
+	struct blkcbt_map *old = blkcbt_map_of(d->old);
 	u64 first = 0, end = 0;
 
 	if (step == BLKCBT_STEP_COMMIT)
@@ -194,7 +187,7 @@ static struct blkcbt_map *end_one(const struct blkcbt_group_item *item,
 				    (u64)d->nr_sectors << SECTOR_SHIFT,
 				    d->granule_sector_shift + SECTOR_SHIFT, &first, &end);
 	if (first || end < d->nr_granules)
-		blkcbt_map_put_back(map_of(d->cur), old, first, end);
+		blkcbt_map_put_back(blkcbt_map_of(d->cur), old, first, end);
 
 	blkcbt_epoch_step(&d->epoch, step, epoch);
 	if (step == BLKCBT_STEP_COMMIT) {

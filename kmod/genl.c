@@ -214,10 +214,8 @@ static int put_preserve(struct sk_buff *skb, struct blkcbt_disk *d)
 
 static int put_state(struct sk_buff *skb, struct blkcbt_disk *d)
 {
-	const struct blkcbt_map *cur = rcu_dereference_protected(d->cur,
-						lockdep_is_held(&blkcbt_ctl_mutex));
-	const struct blkcbt_map *old = rcu_dereference_protected(d->old,
-						lockdep_is_held(&blkcbt_ctl_mutex));
+	const struct blkcbt_map *cur = blkcbt_map_of(d->cur);
+	const struct blkcbt_map *old = blkcbt_map_of(d->old);
 	unsigned int granule_shift = d->granule_sector_shift + SECTOR_SHIFT;
 	u64 size = (u64)d->nr_sectors << SECTOR_SHIFT;
 	const struct blkcbt_preserve *p = rcu_dereference_protected(d->preserve,
@@ -389,18 +387,17 @@ static int cmd_info(struct sk_buff *skb, struct genl_info *info)
 	return finish_reply(info, msg, hdr, err);
 }
 
-/* The store that a request names, with a reference of its file; none if it names none. */
-static int get_store(struct genl_info *info, struct blkcbt_store_ask *ask)
+/* The store that a request names, with a reference of its file; none, unless @needed. */
+static int get_store(struct genl_info *info, bool needed, struct blkcbt_store_ask *ask)
 {
 	struct nlattr **attrs = info->attrs;
 
 	memset(ask, 0, sizeof(*ask));
 	ask->hot_max = BLKCBT_STORE_HOT_DEFAULT;
 	if (!attrs[BLKCBT_A_STORE_FD]) {
-		if (attrs[BLKCBT_A_IDENTITY] || attrs[BLKCBT_A_STORE_GENERATION] ||
+		if (needed || attrs[BLKCBT_A_IDENTITY] || attrs[BLKCBT_A_STORE_GENERATION] ||
 		    attrs[BLKCBT_A_STORE_HOT_MAX])
-			return say(info, "no store named: BLKCBT_A_STORE_FD is needed",
-				   -EINVAL);
+			return say(info, "no store named: BLKCBT_A_STORE_FD is needed", -EINVAL);
 		return 0;
 	}
 	if (!attrs[BLKCBT_A_IDENTITY] || !nla_len(attrs[BLKCBT_A_IDENTITY]))
@@ -438,7 +435,7 @@ static int cmd_attach(struct sk_buff *skb, struct genl_info *info)
 		return err;
 	if (info->attrs[BLKCBT_A_GRANULE_BYTES])
 		granule = nla_get_u32(info->attrs[BLKCBT_A_GRANULE_BYTES]);
-	err = get_store(info, &ask);
+	err = get_store(info, false, &ask);
 	if (err)
 		return err;
 	msg = new_reply(info, BLKCBT_CMD_ATTACH, &hdr);
@@ -468,12 +465,11 @@ static int cmd_store_format(struct sk_buff *skb, struct genl_info *info)
 	char why[BLKCBT_WHY_LEN] = "";
 	struct blkcbt_store_ask ask;
 	dev_t dev;
-	int err = admin(skb, info) ?: get_dev(skb, info, attrs, &dev) ?: get_store(info, &ask);
+	int err = admin(skb, info) ?: get_dev(skb, info, attrs, &dev) ?:
+		  get_store(info, true, &ask);
 
 	if (err)
 		return err;
-	if (!ask.file)
-		return say(info, "no store named: BLKCBT_A_STORE_FD is needed", -EINVAL);
 	if (attrs[BLKCBT_A_GRANULE_BYTES])
 		granule = nla_get_u32(attrs[BLKCBT_A_GRANULE_BYTES]);
 	extent = max(extent, granule);
@@ -493,12 +489,10 @@ static int cmd_store_add(struct sk_buff *skb, struct genl_info *info)
 	struct blkcbt_disk *d;
 	struct sk_buff *msg;
 	void *hdr;
-	int err = admin(skb, info) ?: get_store(info, &ask);
+	int err = admin(skb, info) ?: get_store(info, true, &ask);
 
 	if (err)
 		return err;
-	if (!ask.file)
-		return say(info, "no store named: BLKCBT_A_STORE_FD is needed", -EINVAL);
 	msg = new_reply(info, BLKCBT_CMD_STORE_ADD, &hdr);
 	if (!msg) {
 		put_ask(&ask);

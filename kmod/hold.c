@@ -35,8 +35,6 @@
  */
 DEFINE_PER_CPU(unsigned int, blkcbt_in_gate);
 
-#define why_err(why, fmt, ...)	snprintf(why, BLKCBT_WHY_LEN, fmt, ##__VA_ARGS__)
-
 /* How long holds have lasted. */
 static struct blkcbt_holds holds;
 /* Protects holds. */

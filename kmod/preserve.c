@@ -489,10 +489,9 @@ static const char *batch_add(struct batch *b, struct bio *bio)
 {
 	struct blkcbt_preserve *p = b->p;
 	struct blkcbt_disk *d = p->disk;
-	sector_t sector = blkcbt_bio_sector(bio);
-	u64 nr = sector >> d->granule_sector_shift;
-	u64 last = (sector + bio_sectors(bio) - 1) >> d->granule_sector_shift;
+	u64 nr, last;
 
+	blkcbt_bio_granules(d, bio, &nr, &last);
 	if (nr >= d->nr_granules)
 		return NULL;
 	last = min(last, d->nr_granules - 1);

@@ -111,6 +111,11 @@ struct blkcbt_pure_atomic {
 #define le64_to_cpu(x)	le64toh(x)
 #define hweight32(w)	((unsigned int)__builtin_popcount(w))
 
+static inline bool is_power_of_2(unsigned long n)
+{
+	return n && !(n & (n - 1));
+}
+
 static inline bool test_bit(unsigned long nr, const unsigned long *p)
 {
 	return READ_ONCE(p[BIT_WORD(nr)]) >> (nr % BITS_PER_LONG) & 1;

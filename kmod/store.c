@@ -41,8 +41,6 @@
 #define REFRESH_REGIONS	512u
 #define LEARNED		16u
 
-#define why_err(why, fmt, ...)	snprintf(why, BLKCBT_WHY_LEN, fmt, ##__VA_ARGS__)
-
 /**
  * enum step - where a retirement is
  * @STEADY: there is none
@@ -144,18 +142,10 @@ static struct blkcbt_store *store_of(struct blkcbt_disk *d)
 	return rcu_dereference_protected(d->store, lockdep_is_held(&blkcbt_ctl_mutex));
 }
 
-static const struct blkcbt_map *map_of(struct blkcbt_map __rcu *map)
+/* The map of the open epoch, NULL if there is none. */
+static const struct blkcbt_map *open_map(struct blkcbt_disk *d)
 {
-	return rcu_dereference_protected(map, lockdep_is_held(&blkcbt_ctl_mutex));
-}
-
-/* The granules of a write. */
-static void granules(struct blkcbt_disk *d, struct bio *bio, u64 *first, u64 *last)
-{
-	sector_t sector = blkcbt_bio_sector(bio);
-
-	*first = sector >> d->granule_sector_shift;
-	*last = (sector + bio_sectors(bio) - 1) >> d->granule_sector_shift;
+	return d->old_open ? blkcbt_map_of(d->old) : NULL;
 }
 
 static void kick(struct blkcbt_store *s)
@@ -228,7 +218,7 @@ bool blkcbt_store_take(struct blkcbt_disk *d, struct bio *bio)
 
 	if (!test_bit(BLKCBT_SLOW_STORE, &d->slow))
 		return false;
-	granules(d, bio, &first, &last);
+	blkcbt_bio_granules(d, bio, &first, &last);
 	rcu_read_lock();
 	s = rcu_dereference(d->store);
 	if (s && !blkcbt_store_hot(s->st, first, last)) {
@@ -354,8 +344,8 @@ static int write_pages(struct blkcbt_store *s)
 /* Encodes the regions of @st->region. Under blkcbt_ctl_mutex. */
 static void stage(struct blkcbt_store *s, u32 from, u32 n, const u32 *region)
 {
-	const struct blkcbt_map *cur = map_of(s->d->cur);
-	const struct blkcbt_map *old = s->d->old_open ? map_of(s->d->old) : NULL;
+	const struct blkcbt_map *cur = blkcbt_map_of(s->d->cur);
+	const struct blkcbt_map *old = open_map(s->d);
 	u64 committed = s->d->epoch.committed;
 	u32 i;
 
@@ -390,7 +380,7 @@ static int activate(struct blkcbt_store *s)
 
 	take_waiting(s, &bios);
 	bio_list_for_each(bio, &bios) {
-		granules(s->d, bio, &first, &last);
+		blkcbt_bio_granules(s->d, bio, &first, &last);
 		blkcbt_store_intend(s->st, first, last);
 	}
 	err = write_pages(s);
@@ -466,8 +456,8 @@ static unsigned long retire_begin(struct blkcbt_store *s)
 		return min(s->next_pass - jiffies, over ? HZ / 10 : wait);
 	if (!mutex_trylock(&blkcbt_ctl_mutex))
 		return POLL;
-	if (blkcbt_store_refresh_pick(st, map_of(s->d->cur),
-				      s->d->old_open ? map_of(s->d->old) : NULL, REFRESH_REGIONS)) {
+	if (blkcbt_store_refresh_pick(st, blkcbt_map_of(s->d->cur), open_map(s->d),
+				      REFRESH_REGIONS)) {
 		mutex_unlock(&blkcbt_ctl_mutex);
 		return retire_write(s);
 	}
@@ -575,34 +565,32 @@ static void store_free(struct blkcbt_store *s)
 	kfree(s);
 }
 
-static void expect(struct blkcbt_disk *d, const u8 *identity, u64 generation_min, u64 writes,
-		   struct blkcbt_store_expect *to)
+/* What the store must fit; @writes: to the disk, in this boot, before it was tracked. */
+static struct blkcbt_store_expect expect(const struct blkcbt_store *s, u64 writes)
 {
-	*to = (struct blkcbt_store_expect) {
-		.identity = identity,
-		.disk_bytes = (u64)d->nr_sectors << SECTOR_SHIFT,
-		.granule_bytes = 1u << (d->granule_sector_shift + SECTOR_SHIFT),
+	return (struct blkcbt_store_expect) {
+		.identity = s->identity,
+		.disk_bytes = (u64)s->d->nr_sectors << SECTOR_SHIFT,
+		.granule_bytes = 1u << (s->d->granule_sector_shift + SECTOR_SHIFT),
 		.boot = boot_id,
 		.writes = writes,
-		.generation_min = generation_min,
+		.generation_min = s->generation_min,
 	};
 }
 
 /* Reads what is there. 0, or an error after which it is not to be used. */
-static int store_load(struct blkcbt_store *s, struct blkcbt_disk *d,
-		      struct blkcbt_store_super *super, char *why)
+static int store_load(struct blkcbt_store *s, struct blkcbt_store_super *super, char *why)
 {
 	struct blkcbt_store_source src = {
 		blkcbt_store_place_read, s->place, s->place->nr_blocks
 	};
-	struct blkcbt_store_expect fits;
+	struct blkcbt_store_expect fits = expect(s, 0);
 	struct blkcbt_store_geo geo;
 	int err;
 
 	err = blkcbt_store_read_super(&src, super, super + 1, why);
 	if (err)
 		return err;
-	expect(d, s->identity, s->generation_min, 0, &fits);
 	if (blkcbt_store_judge(super, &src, &fits, why) == BLKCBT_STORE_REFUSED)
 		return -EINVAL;
 	err = blkcbt_store_geometry(&geo, fits.disk_bytes, fits.granule_bytes,
@@ -610,8 +598,8 @@ static int store_load(struct blkcbt_store *s, struct blkcbt_disk *d,
 	if (err)
 		return err;
 	s->st = blkcbt_store_state_alloc(&geo);
-	s->loaded = blkcbt_map_alloc(d->nr_granules);
-	s->batch = blkcbt_store_batch_alloc(d, s->place);
+	s->loaded = blkcbt_map_alloc(s->d->nr_granules);
+	s->batch = blkcbt_store_batch_alloc(s->d, s->place);
 	if (!s->st || !s->loaded || !s->batch)
 		return -ENOMEM;
 	s->st->super = *super;
@@ -661,7 +649,7 @@ struct blkcbt_store *blkcbt_store_prepare(struct blkcbt_disk *d,
 		s->place = err ? NULL : place;
 	}
 	if (!err)
-		err = store_load(s, d, super, d->store_why);
+		err = store_load(s, super, d->store_why);
 	kvfree(super);
 	if (!err)
 		return s;
@@ -741,16 +729,15 @@ static void resume(struct blkcbt_store *s)
  */
 void blkcbt_store_start(struct blkcbt_disk *d, struct blkcbt_store *s)
 {
-	struct blkcbt_map *cur = rcu_dereference_protected(d->cur,
-						lockdep_is_held(&blkcbt_ctl_mutex));
+	struct blkcbt_map *cur = blkcbt_map_of(d->cur);
 	struct blkcbt_store_source src = { NULL, NULL, s->place->nr_blocks };
-	struct blkcbt_store_expect fits;
+	struct blkcbt_store_expect fits = expect(s, d->attach_sectors);
+	bool trusted;
 	int err;
 
 	/* Everybody in the gate knows of the store. */
 	synchronize_rcu();
 	d->store_why[0] = '\0';
-	expect(d, s->identity, s->generation_min, d->attach_sectors, &fits);
 	if (d->attach_sectors == U64_MAX) {
 		d->store_verdict = BLKCBT_STORE_RESYNC;
 		strscpy(d->store_why, "the disk does not count its writes (turn on queue/iostats)",
@@ -763,25 +750,24 @@ void blkcbt_store_start(struct blkcbt_disk *d, struct blkcbt_store *s)
 		strscpy(d->store_why, "the superblock is older than the pages",
 			sizeof(d->store_why));
 	}
-	if (d->store_verdict == BLKCBT_STORE_TRUSTED) {
+	trusted = d->store_verdict == BLKCBT_STORE_TRUSTED;
+	blkcbt_store_super_open(&s->st->super, !trusted);
+	if (trusted) {
 		blkcbt_store_begin(s->st, s->loaded);
 		if (!d->epoch.last) {
 			d->epoch.last = s->found.committed;
 			d->epoch.committed = s->found.committed;
 		}
+		/* What was written while it awaited the store may be under way still. */
+		blkcbt_store_intend_map(s->st, cur);
+		if (open_map(d))
+			blkcbt_store_intend_map(s->st, open_map(d));
+		blkcbt_map_put_back(cur, s->loaded, 0, 0);
 	} else {
 		blkcbt_store_begin_anew(s->st);
 		blkcbt_map_mark_all(cur);
 		pr_warn("disk %s: its store is not trusted, everything is dirty: %s\n",
 			d->gd->disk_name, d->store_why);
-	}
-	blkcbt_store_super_open(&s->st->super, d->store_verdict != BLKCBT_STORE_TRUSTED);
-	/* What was written while it awaited the store may be under way still. */
-	if (d->store_verdict == BLKCBT_STORE_TRUSTED) {
-		blkcbt_store_intend_map(s->st, cur);
-		if (d->old_open)
-			blkcbt_store_intend_map(s->st, map_of(d->old));
-		blkcbt_map_put_back(cur, s->loaded, 0, 0);
 	}
 	blkcbt_map_free(s->loaded);
 	s->loaded = NULL;
@@ -810,8 +796,7 @@ void blkcbt_store_give_up(struct blkcbt_disk *d)
 {
 	if (!d->awaits_store)
 		return;
-	blkcbt_map_mark_all(rcu_dereference_protected(d->cur,
-						      lockdep_is_held(&blkcbt_ctl_mutex)));
+	blkcbt_map_mark_all(blkcbt_map_of(d->cur));
 	d->awaits_store = false;
 	blkcbt_disk_raise(d, BLKCBT_EVENT_STORE);
 }

@@ -98,11 +98,6 @@ bool blkcbt_store_sealed(const void *block)
  * Sizes
  */
 
-static bool power_of_two(u64 n)
-{
-	return n && !(n & (n - 1));
-}
-
 /**
  * blkcbt_store_geometry() - the sizes of the store of a disk
  * @geo: filled in
@@ -119,7 +114,7 @@ int blkcbt_store_geometry(struct blkcbt_store_geo *geo, u64 disk_bytes, u32 gran
 	u32 granule_shift = 0;
 	u64 regions;
 
-	if (!disk_bytes || !power_of_two(granule_bytes) || !power_of_two(extent_bytes) ||
+	if (!disk_bytes || !is_power_of_2(granule_bytes) || !is_power_of_2(extent_bytes) ||
 	    granule_bytes < BLKCBT_GRANULE_MIN || granule_bytes > BLKCBT_GRANULE_MAX ||
 	    extent_bytes < granule_bytes)
 		return -EINVAL;
@@ -325,8 +320,11 @@ static bool valid(const struct loading *l, const void *block, u32 magic, u32 ind
 	return true;
 }
 
-/* All records of a page that is not there: everything is dirty, nothing in use. */
-static void page_void(struct blkcbt_store_page *page)
+/**
+ * blkcbt_store_page_void() - the records of an intent page that is not there
+ * @page: filled in: everything is dirty, nothing in use
+ */
+void blkcbt_store_page_void(struct blkcbt_store_page *page)
 {
 	u32 i;
 
@@ -365,11 +363,17 @@ static void load_slot(struct loading *l, u32 slot)
 	}
 }
 
+static void mark_region(struct loading *l, u32 region)
+{
+	blkcbt_map_mark(l->map, (u64)region * l->geo.region_granules,
+			blkcbt_store_region_last(&l->geo, region));
+}
+
 /* Marks what a fine page says. */
 static void mark_bits(struct loading *l, u32 region, const struct blkcbt_store_fine *fine)
 {
 	u64 start = (u64)region * l->geo.region_granules;
-	u32 n = (u32)(blkcbt_store_region_last(&l->geo, region) - start) + 1;
+	u32 n = blkcbt_store_region_size(&l->geo, region);
 	u32 i = 0;
 
 	while (i < n) {
@@ -402,8 +406,7 @@ static void load_fine(struct loading *l, u32 region, const struct blkcbt_store_f
 	l->found->bad_pages++;
 	/* The version stays: the next page must be another one. */
 	record->fine = cpu_to_le32(BLKCBT_STORE_ALL | seq);
-	blkcbt_map_mark(l->map, (u64)region * l->geo.region_granules,
-			blkcbt_store_region_last(&l->geo, region));
+	mark_region(l, region);
 }
 
 /* Does the record name a page in this slot? */
@@ -454,8 +457,7 @@ static void load_records(struct loading *l)
 		u64 first, last;
 
 		if (le32_to_cpu(record->fine) & BLKCBT_STORE_ALL)
-			blkcbt_map_mark(l->map, (u64)region * l->geo.region_granules,
-					blkcbt_store_region_last(&l->geo, region));
+			mark_region(l, region);
 		for (i = 0; intents && i < l->geo.region_extents; i++) {
 			if (!(intents >> i & 1) ||
 			    !blkcbt_store_extent(&l->geo, region, i, &first, &last))
@@ -500,7 +502,7 @@ int blkcbt_store_load(const struct blkcbt_store_super *super,
 	if (!l.buf)
 		return -ENOMEM;
 	for (i = 0; i < l.geo.nr_pages; i++)
-		page_void(&pages[i]);
+		blkcbt_store_page_void(&pages[i]);
 	load_slot(&l, 0);
 	load_slot(&l, 1);
 	for (i = 0; i < l.geo.nr_pages; i++)

@@ -257,6 +257,7 @@ int blkcbt_store_read_super(const struct blkcbt_store_source *src, struct blkcbt
 enum blkcbt_store_verdict blkcbt_store_judge(const struct blkcbt_store_super *super,
 					     const struct blkcbt_store_source *src,
 					     const struct blkcbt_store_expect *expect, char *why);
+void blkcbt_store_page_void(struct blkcbt_store_page *page);
 int blkcbt_store_load(const struct blkcbt_store_super *super,
 		      const struct blkcbt_store_source *src, struct blkcbt_store_page *pages,
 		      struct blkcbt_map *map, struct blkcbt_store_found *found);
@@ -285,6 +286,13 @@ static inline u64 blkcbt_store_region_last(const struct blkcbt_store_geo *geo, u
 	u64 last = ((u64)region + 1) * geo->region_granules - 1;
 
 	return last < geo->nr_granules ? last : geo->nr_granules - 1;
+}
+
+/* How many granules a region has. */
+static inline u32 blkcbt_store_region_size(const struct blkcbt_store_geo *geo, u32 region)
+{
+	return (u32)(blkcbt_store_region_last(geo, region) -
+		     (u64)region * geo->region_granules) + 1;
 }
 
 #endif /* BLKCBT_STORE_FORMAT_H */

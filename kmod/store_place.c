@@ -31,8 +31,6 @@
 #define XFS_SUPER_MAGIC	0x58465342
 #endif
 
-#define why_err(why, fmt, ...)	snprintf(why, BLKCBT_WHY_LEN, fmt, ##__VA_ARGS__)
-
 static struct bio_set bios;
 
 /*

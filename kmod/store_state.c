@@ -139,12 +139,6 @@ static void set_stored(struct blkcbt_store_state *st, u32 region, u32 count)
 	st->stored[region] = count;
 }
 
-static u32 region_size(const struct blkcbt_store_geo *geo, u32 region)
-{
-	return (u32)(blkcbt_store_region_last(geo, region) -
-		     (u64)region * geo->region_granules) + 1;
-}
-
 static void make_hot(struct blkcbt_store_state *st, u64 e)
 {
 	struct blkcbt_store_word *w = &st->word[e / BITS_PER_LONG];
@@ -154,6 +148,31 @@ static void make_hot(struct blkcbt_store_state *st, u64 e)
 	set_bit(e % BITS_PER_LONG, &w->used);
 	set_bit(e % BITS_PER_LONG, &w->hot);
 	st->nr_hot++;
+}
+
+static void not_retiring(struct blkcbt_store_state *st, u64 e)
+{
+	clear_bit(e % BITS_PER_LONG, &st->word[e / BITS_PER_LONG].retiring);
+	st->nr_retiring--;
+}
+
+/* A retirement is taken back: the intent is still durable. */
+static void hot_again(struct blkcbt_store_state *st, u64 e)
+{
+	not_retiring(st, e);
+	make_hot(st, e);
+}
+
+/* Heads a page of the store and sets its checksum. */
+static void seal_page(const struct blkcbt_store_state *st, struct blkcbt_store_head *head,
+		      u32 magic, u32 index, u64 seq, u64 committed)
+{
+	*head = st->super.head;
+	head->magic = cpu_to_le32(magic);
+	head->index = cpu_to_le32(index);
+	head->seq = cpu_to_le64(seq);
+	head->committed = cpu_to_le64(committed);
+	blkcbt_store_seal(head);
 }
 
 /* What is in use by a page's records, and not retiring, is hot. */
@@ -243,15 +262,12 @@ void blkcbt_store_begin(struct blkcbt_store_state *st, const struct blkcbt_map *
  */
 void blkcbt_store_begin_anew(struct blkcbt_store_state *st)
 {
-	u32 region, page, i;
+	u32 region, page;
 
-	for (page = 0; page < st->geo.nr_pages; page++) {
-		memset(&st->pages[page], 0, sizeof(st->pages[page]));
-		for (i = 0; i < BLKCBT_STORE_RECORDS; i++)
-			st->pages[page].record[i].fine = cpu_to_le32(BLKCBT_STORE_ALL);
-	}
+	for (page = 0; page < st->geo.nr_pages; page++)
+		blkcbt_store_page_void(&st->pages[page]);
 	for (region = 0; region < st->geo.nr_regions; region++)
-		set_stored(st, region, region_size(&st->geo, region));
+		set_stored(st, region, blkcbt_store_region_size(&st->geo, region));
 }
 
 /**
@@ -307,9 +323,7 @@ u32 blkcbt_store_intend(struct blkcbt_store_state *st, u64 first, u64 last)
 		u32 region, i;
 
 		if (test_bit(e % BITS_PER_LONG, &w->retiring)) {
-			clear_bit(e % BITS_PER_LONG, &w->retiring);
-			st->nr_retiring--;
-			make_hot(st, e);
+			hot_again(st, e);
 			continue;
 		}
 		record_of(st, e, &record, &region, &i);
@@ -370,12 +384,7 @@ u64 blkcbt_store_page_encode(const struct blkcbt_store_state *st, u32 page, u64 
 	u64 seq = le64_to_cpu(st->pages[page].head.seq) + 1;
 
 	memcpy(to, &st->pages[page], sizeof(*to));
-	to->head = st->super.head;
-	to->head.magic = cpu_to_le32(BLKCBT_STORE_INTENT_MAGIC);
-	to->head.index = cpu_to_le32(page);
-	to->head.seq = cpu_to_le64(seq);
-	to->head.committed = cpu_to_le64(committed);
-	blkcbt_store_seal(to);
+	seal_page(st, &to->head, BLKCBT_STORE_INTENT_MAGIC, page, seq, committed);
 	return blkcbt_store_page_block(&st->geo, page, seq);
 }
 
@@ -493,11 +502,8 @@ void blkcbt_store_retire_cancel(struct blkcbt_store_state *st)
 	for (e = 0; st->nr_retiring && e < st->geo.nr_extents; e++) {
 		struct blkcbt_store_word *w = &st->word[e / BITS_PER_LONG];
 
-		if (!test_bit(e % BITS_PER_LONG, &w->retiring))
-			continue;
-		clear_bit(e % BITS_PER_LONG, &w->retiring);
-		st->nr_retiring--;
-		make_hot(st, e);
+		if (test_bit(e % BITS_PER_LONG, &w->retiring))
+			hot_again(st, e);
 	}
 	st->nr_region = 0;
 }
@@ -583,23 +589,17 @@ u64 blkcbt_store_stage(struct blkcbt_store_state *st, u32 region, const struct b
 
 		if (e >= st->geo.nr_extents || !test_bit(e % BITS_PER_LONG, &w->retiring))
 			continue;
-		clear_bit(e % BITS_PER_LONG, &w->retiring);
-		st->nr_retiring--;
+		not_retiring(st, e);
 		intents &= ~(1u << i);
 	}
 	count = region_bits(&st->geo, region, cur, old, fine->bits);
 	if (!count) {
 		seq |= BLKCBT_STORE_CLEAN;
-	} else if (count == region_size(&st->geo, region)) {
+	} else if (count == blkcbt_store_region_size(&st->geo, region)) {
 		seq |= BLKCBT_STORE_ALL;
 	} else {
 		seq = (seq + 1) & BLKCBT_STORE_FINE_SEQ;
-		fine->head = st->super.head;
-		fine->head.magic = cpu_to_le32(BLKCBT_STORE_FINE_MAGIC);
-		fine->head.index = cpu_to_le32(region);
-		fine->head.seq = cpu_to_le64(seq);
-		fine->head.committed = cpu_to_le64(committed);
-		blkcbt_store_seal(fine);
+		seal_page(st, &fine->head, BLKCBT_STORE_FINE_MAGIC, region, seq, committed);
 	}
 	set_stored(st, region, count);
 	if (seq == was && intents == le32_to_cpu(record->intents))

@@ -32,13 +32,22 @@ static const char *text_of(const json_t *request, const char *key)
 	return json_string_value(json_object_get(request, key));
 }
 
+/* The disks of early boot may have changed: what brings the initramfs up to date. */
+static json_t *with_boot(const struct agent *agent, json_t *answer)
+{
+	const char *remedy = early_stale(agent);
+
+	if (remedy)
+		json_object_set_new(answer, "boot", json_string(remedy));
+	return answer;
+}
+
 static json_t *command_attach(struct agent *agent, const json_t *request)
 {
 	const char *device = text_of(request, "device"), *name = text_of(request, "name");
 	json_int_t granule = json_integer_value(json_object_get(request, "granule"));
 	struct agent_problem problem = { 0 };
 	struct agent_disk *disk;
-	json_t *answer;
 
 	if (!device)
 		return control_error("name a disk, e.g. /dev/vdb", "attach: no device given");
@@ -61,11 +70,9 @@ static json_t *command_attach(struct agent *agent, const json_t *request)
 	if (disks_attach(agent, device, name, (uint32_t)granule, &disk, &problem))
 		return problem_answer(&problem);
 	agent_group_changed(agent);
-	answer = json_pack("{s:b, s:s, s:I, s:I}", "ok", 1, "name", disk->name, "id",
-			   (json_int_t)disk->id, "size_bytes", (json_int_t)disk->info.size_bytes);
-	if (early_stale(agent))
-		json_object_set_new(answer, "boot", json_string(early_stale(agent)));
-	return answer;
+	return with_boot(agent, json_pack("{s:b, s:s, s:I, s:I}", "ok", 1, "name", disk->name, "id",
+					  (json_int_t)disk->id, "size_bytes",
+					  (json_int_t)disk->info.size_bytes));
 }
 
 static json_t *command_detach(struct agent *agent, const json_t *request)
@@ -74,7 +81,6 @@ static json_t *command_detach(struct agent *agent, const json_t *request)
 	bool force = json_is_true(json_object_get(request, "force"));
 	struct agent_problem problem = { 0 };
 	struct agent_disk *disk;
-	json_t *answer;
 
 	if (!which)
 		which = text_of(request, "name");
@@ -94,10 +100,7 @@ static json_t *command_detach(struct agent *agent, const json_t *request)
 	if (disks_detach(agent, disk, force, &problem))
 		return problem_answer(&problem);
 	agent_group_changed(agent);
-	answer = json_pack("{s:b, s:s}", "ok", 1, "name", disk->name);
-	if (early_stale(agent))
-		json_object_set_new(answer, "boot", json_string(early_stale(agent)));
-	return answer;
+	return with_boot(agent, json_pack("{s:b, s:s}", "ok", 1, "name", disk->name));
 }
 
 static json_t *command_failback(struct agent *agent, const json_t *request)

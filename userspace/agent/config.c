@@ -70,23 +70,13 @@ static const struct conf_key keys[] = {
 static void *config_section(void *user, const char *kind, const char *name)
 {
 	struct config *config = user;
-	struct config_disk *disk;
 
 	if (!strcmp(kind, "agent") && !(name && *name))
 		return config;
 	if (strcmp(kind, "disk") != 0 || !name || !*name)
 		return NULL;
-	for (size_t i = 0; i < config->disk_count; i++)
-		if (!strcmp(config->disks[i].name, name))
-			return &config->disks[i];
-	if (config->disk_count == AGENT_DISKS_MAX)
-		return NULL;
-	disk = &config->disks[config->disk_count];
-	disk->name = strdup(name);
-	if (!disk->name)
-		return NULL;
-	config->disk_count++;
-	return disk;
+	_Static_assert(offsetof(struct config_disk, name) == 0, "conf_instance() looks there");
+	return conf_instance(config->disks, sizeof(config->disks[0]), AGENT_DISKS_MAX, &config->disk_count, name);
 }
 
 static const struct conf_schema schema = { keys, config_section };

@@ -305,6 +305,24 @@ void conf_defaults(const struct conf_schema *schema, const char *kind, void *tar
 	}
 }
 
+void *conf_instance(void *entries, size_t entry_bytes, size_t max, size_t *count, const char *name)
+{
+	char **entry = entries;
+
+	for (size_t i = 0; i < *count; i++) {
+		if (!strcmp(*entry, name))
+			return entry;
+		entry = (char **)((char *)entry + entry_bytes);
+	}
+	if (*count == max)
+		return NULL;
+	*entry = strdup(name);
+	if (!*entry)
+		return NULL;
+	++*count;
+	return entry;
+}
+
 void conf_free(const struct conf_schema *schema, const char *kind, void *target)
 {
 	for (const struct conf_key *key = schema->keys; key->section; key++) {

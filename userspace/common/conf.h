@@ -60,6 +60,13 @@ void conf_defaults(const struct conf_schema *schema, const char *kind, void *tar
 int conf_load(const struct conf_schema *schema, const char *path, void *config, char *error, size_t error_bytes);
 /** conf_load_text - the same from memory (tests, fuzzing); @name stands in messages */
 int conf_load_text(const struct conf_schema *schema, const char *name, const char *text, void *config, char *error, size_t error_bytes);
+/**
+ * conf_instance - for a section callback: the entry @name of @entries
+ *
+ * Each of the @max entries has @entry_bytes and begins with a char *, its name; @count are in use.
+ * Return: the entry, added when there was none; NULL: no room, or out of memory.
+ */
+void *conf_instance(void *entries, size_t entry_bytes, size_t max, size_t *count, const char *name);
 /** conf_free - free the strings of section @kind in @target */
 void conf_free(const struct conf_schema *schema, const char *kind, void *target);
 

@@ -43,23 +43,13 @@ static const struct conf_key keys[] = {
 static void *early_section(void *user, const char *kind, const char *name)
 {
 	struct early_conf *conf = user;
-	struct early_disk *disk;
 
 	if (!strcmp(kind, "early") && !(name && *name))
 		return conf;
 	if (strcmp(kind, "disk") != 0 || !name || !*name)
 		return NULL;
-	for (size_t i = 0; i < conf->disk_count; i++)
-		if (!strcmp(conf->disks[i].name, name))
-			return &conf->disks[i];
-	if (conf->disk_count == EARLY_DISKS_MAX)
-		return NULL;
-	disk = &conf->disks[conf->disk_count];
-	disk->name = strdup(name);
-	if (!disk->name)
-		return NULL;
-	conf->disk_count++;
-	return disk;
+	_Static_assert(offsetof(struct early_disk, name) == 0, "conf_instance() looks there");
+	return conf_instance(conf->disks, sizeof(conf->disks[0]), EARLY_DISKS_MAX, &conf->disk_count, name);
 }
 
 static const struct conf_schema schema = { keys, early_section };
