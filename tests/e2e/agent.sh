@@ -248,4 +248,5 @@ else
 	start
 fi
 [ -z "$A_PID" ] || stop
+no_reports
 done_testing

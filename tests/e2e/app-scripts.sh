@@ -7,18 +7,15 @@ set -uo pipefail
 cd "$(dirname "$0")/../.." || exit 1
 D=$PWD/userspace/agent/app.d
 T=$(mktemp -d "${TMPDIR:-/tmp}/app-e2e.XXXXXX")
-N=0 FAILED=0 PG=''
+PG=''
 cleanup() {
 	[ -z "$PG" ] || runuser -u postgres -- "$PG/pg_ctl" -D "$T/pg" -m immediate stop >/dev/null 2>&1
 	rm -rf "$T"
 }
 trap cleanup EXIT
-ok() { N=$((N + 1)); echo "ok $N - $1"; }
-not_ok() { N=$((N + 1)) FAILED=$((FAILED + 1)); echo "not ok $N - $1"; sed 's/^/# /' "$T/out"; }
-skip() { N=$((N + 1)); echo "ok $N - $1 # SKIP $2"; }
-check() { local name=$1; shift; if "$@" >"$T/out" 2>&1; then ok "$name"; else not_ok "$name"; fi; }
+# shellcheck source=tests/e2e/lib/tap.sh
+. tests/e2e/lib/tap.sh
 fails() { local name=$1; shift; if "$@" >"$T/out" 2>&1; then not_ok "$name"; else ok "$name"; fi; }
-says() { if grep -qE -- "$2" "$T/out"; then ok "$1"; else not_ok "$1"; fi; }
 export REPROTECT_RUN_DIR=$T/run REPROTECT_HOLD_SECONDS=20 REPROTECT_TAG_NAME=test
 mkdir "$T/run"
 run() { bash "$D/$1" "$2"; } # they are not executable until somebody installs them
@@ -118,5 +115,4 @@ else
 	PG=''
 	skip "postgresql" "needs root and a PostgreSQL server"
 fi
-echo "1..$N"
-[ "$FAILED" = 0 ]
+done_testing

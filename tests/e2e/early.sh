@@ -14,7 +14,7 @@ CLI=${CLI:-build/test/reprotect-asan}
 [ -n "${NO_BUILD:-}" ] || make -s "$EARLY" "$AGENT" "$CLI" >/dev/null || exit 1
 
 T=$(mktemp -d "${TMPDIR:-/tmp}/early-e2e.XXXXXX")
-A_PID='' N=0 FAILED=0
+A_PID=''
 cleanup() {
 	[ -z "$A_PID" ] || kill -9 "$A_PID" 2>/dev/null
 	# A program that hangs and that a broken script did not end.
@@ -25,18 +25,9 @@ cleanup() {
 }
 trap cleanup EXIT
 
-check() {
-	local name=$1
-	shift
-	N=$((N + 1))
-	if "$@" >"$T/out" 2>&1; then
-		echo "ok $N - $name"
-	else
-		FAILED=$((FAILED + 1))
-		echo "not ok $N - $name"
-		for f in "$T"/out "$T"/run/early.json "$T"/kmsg "$T"/agent.log; do [ ! -f "$f" ] || sed "s|^|# ${f##*/}: |" "$f" | tail -n 15; done
-	fi
-}
+# shellcheck source=tests/e2e/lib/tap.sh
+. tests/e2e/lib/tap.sh
+LOGS=("$T/run/early.json" "$T/kmsg" "$T/agent.log")
 report() { jq -e "$1" "$T/run/early.json"; }
 now_ms() { echo $((${EPOCHREALTIME/./} / 1000)); }
 
@@ -151,5 +142,4 @@ check "the list has it no more" eval '! grep -q data "$list" && grep -q root "$l
 check "what the agent writes, reprotect-early reads" eval '"$EARLY" --config "$list" --report "$T/run/early.json"; report ".disks[0].name == \"root\" and .disks[0].store == \"/var/lib/root.store\" and (.error.message | test(\"module\"))"'
 kill -TERM "$A_PID"; wait "$A_PID"; A_PID=''
 
-echo "1..$N"
-[ "$FAILED" = 0 ]
+done_testing

@@ -16,7 +16,7 @@ WIREPEER=build/e2e-tools/wirepeer
 [ -n "${NO_BUILD:-}" ] || make -s "$PROGRAM" "$WIREPEER" >/dev/null || exit 1
 
 T=$(mktemp -d "${TMPDIR:-/tmp}/mt-e2e.XXXXXX")
-PORT=0 PID='' N=0 FAILED=0 LOOPS=() MOUNTS=()
+PORT=0 PID='' LOOPS=() MOUNTS=()
 
 cleanup() {
 	[ -z "$PID" ] || kill -9 "$PID" 2>/dev/null
@@ -28,14 +28,9 @@ cleanup() {
 }
 trap cleanup EXIT
 
-ok() { N=$((N + 1)); echo "ok $N - $1"; }
-not_ok() {
-	N=$((N + 1)) FAILED=$((FAILED + 1))
-	echo "not ok $N - $1"
-	sed 's/^/# /' "${2:-$T/out}" 2>/dev/null | tail -n 15
-	tail -n 8 "$T/log" | sed 's/^/# log: /'
-}
-skip() { N=$((N + 1)); echo "ok $N - $1 # SKIP $2"; }
+# shellcheck source=tests/e2e/lib/tap.sh
+. tests/e2e/lib/tap.sh
+LOGS=("$T/log")
 # check NAME COMMAND...
 check() { local name=$1; shift; if "$@" >"$T/check" 2>&1; then ok "$name"; else not_ok "$name" "$T/check"; fi; }
 # ended NAME WANTED [LOG]: $status is as wanted
@@ -417,5 +412,4 @@ else
 fi
 
 stop
-echo "1..$N"
-[ $FAILED -eq 0 ]
+done_testing

@@ -103,4 +103,5 @@ died "tag, before it is sent"
 is "tag, before it is sent: no app tag is offered" "$(point '.points.last_app.epoch')" "$before"
 check "and the next tag is good" cli tag app --name good
 check "ends" stop
+no_reports
 done_testing

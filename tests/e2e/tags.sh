@@ -419,4 +419,5 @@ else
 	skip "application tags with filesystems" "needs root and loop devices"
 fi
 [ -z "$A_PID" ] || stop
+no_reports
 done_testing

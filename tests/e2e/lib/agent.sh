@@ -17,8 +17,7 @@
 #   point, until_point            the same of the master target's status; consistent: both say so, and nothing is dirty
 #   script NAME <BODY             of an application, in its folder; $LOG is for it
 #   w DISK OFFSET BYTES           a write to $T/DISK, as the kernel would track it; mark: only that
-#   ok NAME, not_ok NAME, skip NAME WHY, check NAME COMMAND..., says NAME PATTERN FILE,
-#   is|isnt NAME GOT WANTED       results; done_testing is the last
+#   is|isnt NAME GOT WANTED       results, besides those of tap.sh; no_reports comes before done_testing
 
 AGENT=${AGENT:-build/test/reprotect-agent-asan}
 CLI=${CLI:-build/test/reprotect-asan}
@@ -27,7 +26,7 @@ PS=${PS:-build/bin/reprotect-process-server}
 [ -n "${NO_BUILD:-}" ] || make -s "$AGENT" "$CLI" "$MT" ${VIA:+"$PS"} build/bin/reprotect >/dev/null || exit 1
 
 T=$(mktemp -d "${TMPDIR:-/tmp}/$NAME.XXXXXX")
-A_PID='' M_PID='' P_PID='' N=0 FAILED=0
+A_PID='' M_PID='' P_PID=''
 export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=1}
 
 end_all() {
@@ -36,27 +35,16 @@ end_all() {
 	if [ -n "${KEEP:-}" ]; then echo "# kept $T"; else rm -rf "$T"; fi
 }
 
-ok() { N=$((N + 1)); echo "ok $N - $1"; }
-not_ok() {
-	N=$((N + 1)) FAILED=$((FAILED + 1))
-	echo "not ok $N - $1"
-	[ ! -f "${2:-$T/out}" ] || tail -n 12 "${2:-$T/out}" | sed 's/^/# /'
-	tail -n 12 "$T/agent.log" | sed 's/^/# agent: /'
-	tail -n 5 "$T/mt.log" | sed 's/^/# mt: /'
-}
-skip() { N=$((N + 1)); echo "ok $N - $1 # SKIP $2"; }
-check() { local name=$1; shift; if "$@" >"$T/out" 2>&1; then ok "$name"; else not_ok "$name"; fi; }
-says() { if grep -qE -- "$2" "$3"; then ok "$1"; else not_ok "$1" "$3"; fi; }
+# shellcheck source=tests/e2e/lib/tap.sh
+. tests/e2e/lib/tap.sh
+LOGS=("$T/agent.log" "$T/mt.log")
 # What $T/out says is kept for says.
 is() { if [ "$2" = "$3" ]; then ok "$1"; else not_ok "$1"; echo "# $2, not $3"; fi; }
 isnt() { if [ "$2" != "$3" ]; then ok "$1"; else not_ok "$1"; fi; }
 # none PATTERN FILE: no line of it matches; those that do are shown
 none() { ! grep -E "$1" "$2"; }
-done_testing() {
-	check "no sanitizer report" none 'ERROR: |runtime error|LeakSanitizer' "$T/agent.log"
-	echo "1..$N"
-	[ "$FAILED" = 0 ]
-}
+# For the end: the agent's own complaints.
+no_reports() { check "no sanitizer report" none 'ERROR: |runtime error|LeakSanitizer' "$T/agent.log"; }
 
 free_port() { perl -MIO::Socket::INET -e 'print IO::Socket::INET->new(LocalAddr => "127.0.0.1", Listen => 1)->sockport'; }
 M_PORT=$(free_port) P_PORT=$(free_port)

@@ -2,23 +2,11 @@
 # shellcheck shell=dash disable=SC1091
 # What: with a store, what is dirty survives unload, reboot (exactly) and power cut (extents in use besides): an incremental catch-up gives equality.
 # VM: disks=256M,256M,8M,1M modules="dm_mod" timeout=400 kernels=all boots=5
-# VM: tools="fio cmp"
+# VM: tools="fio cmp" files="tests/vm/store.sh:/lib/store.sh"
 . /lib/tap.sh
+. /lib/store.sh
 
-get() { cbtctl get /dev/vda | sed -n "s/^$1=//p"; }
 attach() { cbtctl attach /dev/vda --store /dev/vdc --identity disk-a "$@"; }
-
-# one epoch, wholly
-N=$((BOOT * 1000))
-round() {
-	N=$((N + 1))
-	cbtctl cut $N /dev/vda && cbtctl copy /dev/vda /dev/vdb && cbtctl commit $N /dev/vda
-}
-equal() {
-	echo 3 >/proc/sys/vm/drop_caches
-	cmp /dev/vda /dev/vdb
-}
-put() { dd if=/dev/urandom of=/dev/vda bs=4k seek="$1" count="${2:-1}" oflag=direct conv=notrunc; }
 load() {
 	exec fio --filename=/dev/vda --output-format=terse --time_based --runtime=600 \
 		--name=hot --ioengine=io_uring --direct=1 --rw=randwrite --bs=4k --iodepth=16 --size=32m --rate_iops=300 \
@@ -30,7 +18,6 @@ load() {
 hot_is() { [ "$(get store_hot)" -eq "$1" ]; }
 hot_over() { [ "$(get store_hot)" -gt "$1" ]; }
 risk_below() { [ "$(get store_risk)" -lt "$1" ]; }
-written() { [ "$(get dirty)" -ge 1048576 ]; }
 
 # What is dirty now, to this file; not in a subshell, for the epoch is counted
 list() { # FILE

@@ -2,20 +2,10 @@
 # shellcheck shell=dash disable=SC1091
 # What: a store that is foreign, torn, cut short, on a file system that moves blocks, failing or hanging: writes go on, the reason is told, nothing is believed.
 # VM: disks=64M,64M,8M modules="dm_mod dm_flakey" timeout=300 kernels=all
-# VM: tools="fio dmsetup cmp blockdev"
+# VM: tools="fio dmsetup cmp blockdev" files="tests/vm/store.sh:/lib/store.sh"
 . /lib/tap.sh
+. /lib/store.sh
 
-get() { cbtctl get /dev/vda | sed -n "s/^$1=//p"; }
-N=0
-round() {
-	N=$((N + 1))
-	cbtctl cut $N /dev/vda && cbtctl copy /dev/vda /dev/vdb && cbtctl commit $N /dev/vda
-}
-equal() {
-	echo 3 >/proc/sys/vm/drop_caches
-	cmp /dev/vda /dev/vdb
-}
-put() { dd if=/dev/urandom of=/dev/vda bs=4k seek="$1" count=1 oflag=direct conv=notrunc; }
 state_is() { [ "$(get store_state)" = "$1" ]; }
 flush() { blockdev --flushbufs /dev/vdc; }
 told() { get store_reason | grep -qF -e "$1"; }

@@ -2,27 +2,17 @@
 # shellcheck shell=dash disable=SC1091
 # What: a store in a file on the tracked, mounted disk itself: it is pinned, survives a power cut under load, and leaves the file system alone.
 # VM: disks=256M,256M,320M modules="ext4 xfs dm_mod" timeout=400 kernels=all boots=2
-# VM: tools="fio cmp mkfs.ext4 mkfs.xfs e2fsck sha256sum sfdisk truncate fallocate"
+# VM: tools="fio cmp mkfs.ext4 mkfs.xfs e2fsck sha256sum sfdisk truncate fallocate" files="tests/vm/store.sh:/lib/store.sh"
 . /lib/tap.sh
+. /lib/store.sh
 
-get() { cbtctl get /dev/vda | sed -n "s/^$1=//p"; }
-N=$((BOOT * 1000))
-round() {
-	N=$((N + 1))
-	cbtctl cut $N /dev/vda && cbtctl copy /dev/vda /dev/vdb && cbtctl commit $N /dev/vda
-}
-equal() {
-	umount /mnt && round || return 1
-	echo 3 >/proc/sys/vm/drop_caches
-	cmp /dev/vda /dev/vdb
-}
+at_rest_equal() { umount /mnt && round && equal; }
 nothing_dirty() { round && [ "$(get dirty)" = 0 ]; }
 load() {
 	exec fio --directory=/mnt --size=16m --output-format=terse --time_based --runtime=600 \
 		--name=db --ioengine=psync --rw=randwrite --bs=8k --fsync=4 --rate_iops=100 \
 		--name=files --ioengine=libaio --direct=1 --rw=randwrite --bs=4k --iodepth=8 --rate_iops=100 >/dev/null 2>&1
 }
-written() { [ "$(get dirty)" -ge 1048576 ]; }
 file() { dd if=/dev/zero of="$1" bs=1M count=2 conv=fsync 2>/dev/null; }
 
 # A file on such a file system.
@@ -85,7 +75,7 @@ case $BOOT in
 	ok "the file system is whole" sh -c 'cd /mnt && sha256sum -c /mnt/sum'
 	ok "catch-up" round
 	cbtctl store-drop /dev/vda
-	ok "equal" equal
+	ok "equal" at_rest_equal
 	ok "e2fsck has nothing to say" e2fsck -fn /dev/vda1
 	cbtctl detach /dev/vda
 	ok "the module unloads" rmmod blkcbt

@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# shellcheck shell=dash
+#
+# store.sh - what the cases about the crash-safe store share: /dev/vda is tracked, /dev/vdb its copy.
+# Sourced as /lib/store.sh after tap.sh.
+#
+#   get KEY              one value of cbtctl's
+#   round                one epoch, wholly; $N is its number
+#   equal                the copy is what the disk is
+#   put GRANULE [COUNT]  writes so many from there on
+#   written              enough is dirty for an epoch under load
+
+# Epochs are not numbered again after a reboot.
+N=$((BOOT * 1000))
+
+get() { cbtctl get /dev/vda | sed -n "s/^$1=//p"; }
+round() {
+	N=$((N + 1))
+	cbtctl cut $N /dev/vda && cbtctl copy /dev/vda /dev/vdb && cbtctl commit $N /dev/vda
+}
+equal() {
+	echo 3 >/proc/sys/vm/drop_caches
+	cmp /dev/vda /dev/vdb
+}
+put() { dd if=/dev/urandom of=/dev/vda bs=4k seek="$1" count="${2:-1}" oflag=direct conv=notrunc; }
+written() { [ "$(get dirty)" -ge 1048576 ]; }
