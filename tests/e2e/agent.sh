@@ -189,7 +189,7 @@ if LOOP=$(losetup -f --show "$T/d2" 2>/dev/null) && mkfs.ext4 -q -F "$LOOP" 2>"$
 	start
 	check "a mounted disk is replicated" synced 30
 	# The file tracker does not see what the filesystem writes: mark all of it until it is frozen.
-	step_is() { cli status --json 2>/dev/null | grep -qE "\"step\": \"($1)\""; }
+	step_is() { cli status --json 2>/dev/null | grep -E "\"step\": \"($1)\"" >/dev/null; }
 	mark_until_frozen() {
 		until step_is 'final|verify|failed|released'; do mark "$(basename "$LOOP")" 0 41943552; sleep 0.05; done
 		mark "$(basename "$LOOP")" 0 41943552

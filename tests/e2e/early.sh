@@ -42,7 +42,7 @@ printf 'junk\n' >"$T/early.conf"
 check "garbage for a list: exit status 1" ends_with 1 early
 check "garbage for a list: the report names file and line" report '.finished and (.error.message | test("early.conf:1"))'
 check "wrong usage: exit status 2" ends_with 2 early --limit 0
-check "help and version" eval '"$EARLY" --help | grep -q -- --report && "$EARLY" --version | grep -q "^reprotect-early [0-9]"'
+check "help and version" eval '"$EARLY" --help | grep -- --report >/dev/null && "$EARLY" --version | grep -q "^reprotect-early [0-9]"'
 mkfifo "$T/fifo" # opening it hangs
 check "what hangs is ended by the alarm" ends_with 142 "$EARLY" --config "$T/fifo" --report "$T/run/early.json" --limit 1
 
