@@ -372,7 +372,7 @@ struct blkcbt_disk *blkcbt_disk_attach(dev_t dev, u32 granule_bytes, bool awaits
 	blkcbt_disks_seq++;
 	d->attach_sectors = blkcbt_disk_written(d);
 	if (s)
-		blkcbt_store_start(d, s);
+		blkcbt_store_start(d, s, false);
 	else if (store)
 		blkcbt_store_give_up(d);
 	pr_info("disk %s: attached, granule %u bytes%s\n", d->gd->disk_name, granule_bytes,
@@ -463,8 +463,6 @@ int blkcbt_disk_mark_bytes(struct blkcbt_disk *d, u64 from_bytes, u64 to_bytes, 
 	u64 size = (u64)d->nr_sectors << SECTOR_SHIFT;
 	unsigned int shift = d->granule_sector_shift + SECTOR_SHIFT;
 
-	if (rcu_access_pointer(d->store))
-		blkcbt_store_upset(d, "granules were marked by command");
 	to_bytes = min(to_bytes, size);
 	if (from_bytes >= to_bytes) {
 		why_err(why, "disk %s: cannot mark: there is nothing in the range (the disk has %llu bytes)",
@@ -476,6 +474,7 @@ int blkcbt_disk_mark_bytes(struct blkcbt_disk *d, u64 from_bytes, u64 to_bytes, 
 	else
 		blkcbt_map_mark_slow(blkcbt_map_of(d->cur), from_bytes >> shift,
 				     (to_bytes - 1) >> shift);
+	blkcbt_store_marked(d, from_bytes >> shift, (to_bytes - 1) >> shift);
 	return 0;
 }
 

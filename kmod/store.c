@@ -550,6 +550,76 @@ static void store_work(struct work_struct *work)
 }
 
 /*
+ * Whoever has blkcbt_ctl_mutex may stop the worker, and is in its place then.
+ */
+
+static void stop(struct blkcbt_store *s)
+{
+	spin_lock_irq(&s->lock);
+	s->stopped = true;
+	spin_unlock_irq(&s->lock);
+	cancel_delayed_work_sync(&s->work);
+}
+
+static bool wait_drained(struct blkcbt_disk *d)
+{
+	unsigned long end = jiffies + DRAIN;
+
+	while (!drained(d)) {
+		if (time_after(jiffies, end))
+			return false;
+		schedule_timeout_uninterruptible(POLL);
+	}
+	return true;
+}
+
+static void resume(struct blkcbt_store *s)
+{
+	spin_lock_irq(&s->lock);
+	s->stopped = false;
+	spin_unlock_irq(&s->lock);
+	kick(s);
+}
+
+/* Writes wait; those that did not are to complete. False: some take too long. */
+static bool quiesce(struct blkcbt_disk *d)
+{
+	synchronize_rcu();
+	if (!wait_drained(d))
+		return false;
+	flip(d);
+	synchronize_rcu();
+	return wait_drained(d);
+}
+
+/**
+ * blkcbt_store_marked() - granules were marked that nobody has written
+ * @d: the disk; perhaps without a store
+ * @first: first granule
+ * @last: last granule, inclusive
+ *
+ * When this returns they are dirty after a power cut as well, unless the store fails.
+ *
+ * Context: blkcbt_ctl_mutex; sleeps.
+ */
+void blkcbt_store_marked(struct blkcbt_disk *d, u64 first, u64 last)
+{
+	struct blkcbt_store *s = store_of(d);
+	int err;
+
+	if (!s)
+		return;
+	stop(s);
+	if (!s->failed) {
+		blkcbt_store_intend(s->st, first, last);
+		err = write_pages(s);
+		if (err)
+			give_up(s, "recording what was marked", err);
+	}
+	resume(s);
+}
+
+/*
  * Beginning
  */
 
@@ -712,22 +782,23 @@ static int find_own(struct blkcbt_store *s)
 	return 0;
 }
 
-static void resume(struct blkcbt_store *s)
+/* Whatever is dirty is in use. */
+static void intend_dirty(struct blkcbt_store *s)
 {
-	spin_lock_irq(&s->lock);
-	s->stopped = false;
-	spin_unlock_irq(&s->lock);
-	kick(s);
+	blkcbt_store_intend_map(s->st, blkcbt_map_of(s->d->cur));
+	if (open_map(s->d))
+		blkcbt_store_intend_map(s->st, open_map(s->d));
 }
 
 /**
  * blkcbt_store_start() - decide what the store is worth, and let writes go on
  * @d: the disk; in the table
  * @s: its store, installed
+ * @live: its map is known, and no write is under way: what the store says does not matter
  *
  * Context: blkcbt_ctl_mutex; sleeps.
  */
-void blkcbt_store_start(struct blkcbt_disk *d, struct blkcbt_store *s)
+void blkcbt_store_start(struct blkcbt_disk *d, struct blkcbt_store *s, bool live)
 {
 	struct blkcbt_map *cur = blkcbt_map_of(d->cur);
 	struct blkcbt_store_source src = { NULL, NULL, s->place->nr_blocks };
@@ -738,7 +809,9 @@ void blkcbt_store_start(struct blkcbt_disk *d, struct blkcbt_store *s)
 	/* Everybody in the gate knows of the store. */
 	synchronize_rcu();
 	d->store_why[0] = '\0';
-	if (d->attach_sectors == U64_MAX) {
+	if (live) {
+		d->store_verdict = BLKCBT_STORE_RESYNC;
+	} else if (d->attach_sectors == U64_MAX) {
 		d->store_verdict = BLKCBT_STORE_RESYNC;
 		strscpy(d->store_why, "the disk does not count its writes (turn on queue/iostats)",
 			sizeof(d->store_why));
@@ -759,16 +832,18 @@ void blkcbt_store_start(struct blkcbt_disk *d, struct blkcbt_store *s)
 			d->epoch.committed = s->found.committed;
 		}
 		/* What was written while it awaited the store may be under way still. */
-		blkcbt_store_intend_map(s->st, cur);
-		if (open_map(d))
-			blkcbt_store_intend_map(s->st, open_map(d));
+		intend_dirty(s);
 		blkcbt_map_put_back(cur, s->loaded, 0, 0);
+	} else if (live && blkcbt_map_count(cur) < d->nr_granules) {
+		blkcbt_store_begin_clean(s->st);
+		intend_dirty(s);
 	} else {
 		blkcbt_store_begin_anew(s->st);
 		blkcbt_map_mark_all(cur);
+	}
+	if (!trusted && !live)
 		pr_warn("disk %s: its store is not trusted, everything is dirty: %s\n",
 			d->gd->disk_name, d->store_why);
-	}
 	blkcbt_map_free(s->loaded);
 	s->loaded = NULL;
 	d->awaits_store = false;
@@ -812,6 +887,7 @@ void blkcbt_store_give_up(struct blkcbt_disk *d)
  */
 int blkcbt_store_add(struct blkcbt_disk *d, const struct blkcbt_store_ask *ask, char *why)
 {
+	bool live = !d->awaits_store;
 	struct blkcbt_store *s;
 
 	if (store_of(d)) {
@@ -831,7 +907,14 @@ int blkcbt_store_add(struct blkcbt_disk *d, const struct blkcbt_store_ask *ask, 
 		return -EINVAL;
 	}
 	blkcbt_store_install(d, s);
-	blkcbt_store_start(d, s);
+	/* A write that was let through before, and completes when its epoch is committed, is in no map. */
+	if (live && !quiesce(d)) {
+		blkcbt_store_remove(d);
+		why_err(why, "disk %s: cannot add a store: writes are under way for longer than 5 s (try again)",
+			d->gd->disk_name);
+		return -EBUSY;
+	}
+	blkcbt_store_start(d, s, live);
 	return 0;
 }
 
@@ -839,43 +922,16 @@ int blkcbt_store_add(struct blkcbt_disk *d, const struct blkcbt_store_ask *ask, 
  * Saving
  */
 
-static void stop(struct blkcbt_store *s)
-{
-	spin_lock_irq(&s->lock);
-	s->stopped = true;
-	spin_unlock_irq(&s->lock);
-	cancel_delayed_work_sync(&s->work);
-}
-
-static bool wait_drained(struct blkcbt_disk *d)
-{
-	unsigned long end = jiffies + DRAIN;
-
-	while (!drained(d)) {
-		if (time_after(jiffies, end))
-			return false;
-		schedule_timeout_uninterruptible(POLL);
-	}
-	return true;
-}
-
 /* Nothing is in use any more, and nothing under way. */
 static bool retire_everything(struct blkcbt_store *s)
 {
-	struct blkcbt_disk *d = s->d;
 	bool ok;
 
 	if (s->step != STEADY)
 		blkcbt_store_retire_cancel(s->st);
 	s->step = STEADY;
 	blkcbt_store_retire_all(s->st);
-	synchronize_rcu();
-	ok = wait_drained(d);
-	if (ok) {
-		flip(d);
-		synchronize_rcu();
-		ok = wait_drained(d);
-	}
+	ok = quiesce(s->d);
 	s->undrained = !ok;
 	if (!ok)
 		blkcbt_store_retire_cancel(s->st);

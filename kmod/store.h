@@ -103,7 +103,8 @@ int blkcbt_store_batch_end(struct blkcbt_store_batch *b);
 struct blkcbt_store *blkcbt_store_prepare(struct blkcbt_disk *d,
 					  const struct blkcbt_store_ask *ask);
 void blkcbt_store_install(struct blkcbt_disk *d, struct blkcbt_store *s);
-void blkcbt_store_start(struct blkcbt_disk *d, struct blkcbt_store *s);
+void blkcbt_store_start(struct blkcbt_disk *d, struct blkcbt_store *s, bool live);
+void blkcbt_store_marked(struct blkcbt_disk *d, u64 first, u64 last);
 int blkcbt_store_add(struct blkcbt_disk *d, const struct blkcbt_store_ask *ask, char *why);
 void blkcbt_store_give_up(struct blkcbt_disk *d);
 void blkcbt_store_save(struct blkcbt_disk *d, enum blkcbt_store_saved how);

@@ -218,6 +218,53 @@ int blkcbt_store_read_super(const struct blkcbt_store_source *src, struct blkcbt
 	return 0;
 }
 
+static const char never_opened[] =
+	"the machine was started, and stopped again before the store was opened";
+
+/**
+ * blkcbt_store_super_mark() - a boot has begun in which the store is not open yet
+ * @super: the superblock
+ * @boot: the boot
+ *
+ * For whoever comes before the disk is written for the first time in a boot. Of a boot before,
+ * in which the store was never opened, the evidence stays.
+ *
+ * Return: true if it has changed and must be written, both copies, before that.
+ */
+bool blkcbt_store_super_mark(struct blkcbt_store_super *super, const u8 *boot)
+{
+	u32 flags = le32_to_cpu(super->flags);
+
+	if (flags & BLKCBT_STORE_F_BOOT) {
+		if (!memcmp(super->began_boot, boot, sizeof(super->began_boot)))
+			return false;
+		if (!(flags & (BLKCBT_STORE_F_INVALID | BLKCBT_STORE_F_DOUBT))) {
+			flags |= BLKCBT_STORE_F_DOUBT;
+			memset(super->reason, 0, sizeof(super->reason));
+			memcpy(super->reason, never_opened, sizeof(never_opened));
+		}
+	}
+	super->flags = cpu_to_le32(flags | BLKCBT_STORE_F_BOOT);
+	memcpy(super->began_boot, boot, sizeof(super->began_boot));
+	super->head.seq = cpu_to_le64(le64_to_cpu(super->head.seq) + 1);
+	return true;
+}
+
+/**
+ * blkcbt_store_super_encode() - a copy of the superblock as it is written
+ * @super: the superblock; the caller has raised its @seq
+ * @copy: which copy; also the block that it goes to
+ * @buf: of one block
+ */
+void blkcbt_store_super_encode(const struct blkcbt_store_super *super, u32 copy, void *buf)
+{
+	struct blkcbt_store_super *to = buf;
+
+	memcpy(to, super, sizeof(*to));
+	to->head.index = cpu_to_le32(copy);
+	blkcbt_store_seal(to);
+}
+
 /**
  * blkcbt_store_judge() - may this store be used, and is it to be believed?
  * @super: its superblock
@@ -271,6 +318,11 @@ enum blkcbt_store_verdict blkcbt_store_judge(const struct blkcbt_store_super *su
 		say(why, "%s: %.*s", flags & BLKCBT_STORE_F_INVALID ?
 		    "the store was given up" : "not every write was recorded",
 		    (int)sizeof(super->reason) - 1, (const char *)super->reason);
+		return BLKCBT_STORE_RESYNC;
+	}
+	if (flags & BLKCBT_STORE_F_BOOT &&
+	    memcmp(super->began_boot, expect->boot, sizeof(super->began_boot))) {
+		say(why, "%s", never_opened);
 		return BLKCBT_STORE_RESYNC;
 	}
 	if (saved == BLKCBT_STORE_SAVED_COUNT &&

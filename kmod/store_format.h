@@ -117,6 +117,7 @@ struct blkcbt_store_fine {
 /* blkcbt_store_super.flags */
 #define BLKCBT_STORE_F_INVALID	0x1u	/* given up: what it says is not true any more */
 #define BLKCBT_STORE_F_DOUBT	0x2u	/* a write came that was not recorded */
+#define BLKCBT_STORE_F_BOOT	0x4u	/* a boot has begun: in another one, do not believe it */
 
 /**
  * enum blkcbt_store_saved - how the store was left
@@ -147,6 +148,8 @@ enum blkcbt_store_saved {
  * @saved_writes: SAVED_COUNT: what the disk's counter of writes must be
  * @identity: of the disk, as user space names it
  * @reason: why INVALID or DOUBT is set
+ * @began_boot: F_BOOT: the boot that has begun. Until the store is opened in it, the
+ *	disk may be written without a record, so a restart before that costs a resync.
  * @reserved: zero
  */
 struct blkcbt_store_super {
@@ -163,7 +166,8 @@ struct blkcbt_store_super {
 	__u8 saved_boot[16];
 	__u8 identity[BLKCBT_IDENTITY_BYTES];
 	__u8 reason[128];
-	__u8 reserved[4096 - 64 - 64 - BLKCBT_IDENTITY_BYTES - 128];
+	__u8 began_boot[16];
+	__u8 reserved[4096 - 64 - 64 - BLKCBT_IDENTITY_BYTES - 128 - 16];
 };
 
 /**
@@ -257,6 +261,8 @@ int blkcbt_store_read_super(const struct blkcbt_store_source *src, struct blkcbt
 enum blkcbt_store_verdict blkcbt_store_judge(const struct blkcbt_store_super *super,
 					     const struct blkcbt_store_source *src,
 					     const struct blkcbt_store_expect *expect, char *why);
+bool blkcbt_store_super_mark(struct blkcbt_store_super *super, const u8 *boot);
+void blkcbt_store_super_encode(const struct blkcbt_store_super *super, u32 copy, void *buf);
 void blkcbt_store_page_void(struct blkcbt_store_page *page);
 int blkcbt_store_load(const struct blkcbt_store_super *super,
 		      const struct blkcbt_store_source *src, struct blkcbt_store_page *pages,

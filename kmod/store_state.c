@@ -107,21 +107,6 @@ void blkcbt_store_super_open(struct blkcbt_store_super *super, bool anew)
 	memset(super->reason, 0, sizeof(super->reason));
 }
 
-/**
- * blkcbt_store_super_encode() - a copy of the superblock as it is written
- * @super: the superblock; the caller has raised its @seq
- * @copy: which copy; also the block that it goes to
- * @buf: of one block
- */
-void blkcbt_store_super_encode(const struct blkcbt_store_super *super, u32 copy, void *buf)
-{
-	struct blkcbt_store_super *to = buf;
-
-	memcpy(to, super, sizeof(*to));
-	to->head.index = cpu_to_le32(copy);
-	blkcbt_store_seal(to);
-}
-
 /*
  * Beginning
  */
@@ -268,6 +253,25 @@ void blkcbt_store_begin_anew(struct blkcbt_store_state *st)
 		blkcbt_store_page_void(&st->pages[page]);
 	for (region = 0; region < st->geo.nr_regions; region++)
 		set_stored(st, region, blkcbt_store_region_size(&st->geo, region));
+}
+
+/**
+ * blkcbt_store_begin_clean() - nothing is dirty, nothing in use
+ * @st: the state
+ *
+ * For a disk whose map is known: what it has is to be intended next.
+ */
+void blkcbt_store_begin_clean(struct blkcbt_store_state *st)
+{
+	u32 region, page;
+
+	for (page = 0; page < st->geo.nr_pages; page++) {
+		memset(&st->pages[page], 0, sizeof(st->pages[page]));
+		/* Of an older generation, it would be void: everything dirty. */
+		set_bit(page, st->stale);
+	}
+	for (region = 0; region < st->geo.nr_regions; region++)
+		blkcbt_store_record(st->pages, region)->fine = cpu_to_le32(BLKCBT_STORE_CLEAN);
 }
 
 /**

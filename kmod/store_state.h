@@ -87,10 +87,10 @@ u64 blkcbt_store_state_bytes(const struct blkcbt_store_state *st);
 void blkcbt_store_super_init(struct blkcbt_store_super *super, const u8 *uuid, const u8 *identity,
 			     u64 disk_bytes, u32 granule_bytes, u32 extent_bytes);
 void blkcbt_store_super_open(struct blkcbt_store_super *super, bool anew);
-void blkcbt_store_super_encode(const struct blkcbt_store_super *super, u32 copy, void *buf);
 
 void blkcbt_store_begin(struct blkcbt_store_state *st, const struct blkcbt_map *map);
 void blkcbt_store_begin_anew(struct blkcbt_store_state *st);
+void blkcbt_store_begin_clean(struct blkcbt_store_state *st);
 void blkcbt_store_own(struct blkcbt_store_state *st, u64 first, u64 last);
 
 u32 blkcbt_store_intend(struct blkcbt_store_state *st, u64 first, u64 last);

@@ -300,7 +300,7 @@ static void super_newer(struct kunit *test)
 
 enum field { NOTHING, IDENTITY, SIZE, GRANULE, EXTENT, BLOCKS, MINIMUM, INVALID, DOUBT, WRITES,
 	     SAVED_BOOT, SAVED_BOOT_WRITES, SAVED_COUNT, SAVED_COUNT_BOOT, SAVED_COUNT_WRITES,
-	     SAVED_NONSENSE };
+	     SAVED_NONSENSE, BEGAN, BEGAN_BEFORE, BEGAN_TWICE };
 
 struct judge_row {
 	const char *name;
@@ -323,6 +323,11 @@ static const struct judge_row verdicts[] = {
 	{ "after a restart", SAVED_BOOT, BLKCBT_STORE_TRUSTED, "" },
 	{ "after a restart, written before", SAVED_BOOT_WRITES, BLKCBT_STORE_RESYNC,
 	  "not tracked" },
+	{ "begun in this boot", BEGAN, BLKCBT_STORE_TRUSTED, "" },
+	{ "begun in another boot, never opened", BEGAN_BEFORE, BLKCBT_STORE_RESYNC,
+	  "started, and stopped again" },
+	{ "begun in another boot, and then in this one", BEGAN_TWICE, BLKCBT_STORE_RESYNC,
+	  "started, and stopped again" },
 	{ "after an unload", SAVED_COUNT, BLKCBT_STORE_TRUSTED, "" },
 	{ "after an unload, in another boot", SAVED_COUNT_BOOT, BLKCBT_STORE_RESYNC,
 	  "restarted" },
@@ -346,6 +351,7 @@ static void judge(struct kunit *test)
 		.identity = s->identity, .disk_bytes = DISK_BYTES, .granule_bytes = 4096,
 		.boot = s->boot, .generation_min = 5,
 	};
+	static const u8 other[16] = "another boot";
 
 	memcpy(s->super.saved_boot, s->boot, sizeof(s->boot));
 	s->super.saved_writes = cpu_to_le64(1000);
@@ -396,6 +402,17 @@ static void judge(struct kunit *test)
 	case SAVED_COUNT_WRITES:
 		expect.writes++;
 		break;
+	case BEGAN:
+		blkcbt_store_super_mark(&s->super, s->boot);
+		break;
+	case BEGAN_BEFORE:
+		blkcbt_store_super_mark(&s->super, other);
+		break;
+	case BEGAN_TWICE:
+		memset(s->super.reason, 0, sizeof(s->super.reason));
+		blkcbt_store_super_mark(&s->super, other);
+		blkcbt_store_super_mark(&s->super, s->boot);
+		break;
 	case SAVED_NONSENSE:
 		s->super.saved = cpu_to_le32(9);
 		break;
@@ -406,6 +423,18 @@ static void judge(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, blkcbt_store_judge(&s->super, &s->src, &expect, s->why),
 			row->verdict);
 	KUNIT_EXPECT_TRUE_MSG(test, strstr(s->why, row->why), "%s", s->why);
+}
+
+/* Written once in a boot, and what opening it makes of it. */
+static void mark(struct kunit *test)
+{
+	struct store *s = test->priv;
+	u64 seq = le64_to_cpu(s->super.head.seq);
+
+	KUNIT_EXPECT_TRUE(test, blkcbt_store_super_mark(&s->super, s->boot));
+	KUNIT_EXPECT_EQ(test, le64_to_cpu(s->super.head.seq), seq + 1);
+	KUNIT_EXPECT_FALSE(test, blkcbt_store_super_mark(&s->super, s->boot));
+	KUNIT_EXPECT_EQ(test, le64_to_cpu(s->super.head.seq), seq + 1);
 }
 
 /*
@@ -589,6 +618,7 @@ static struct kunit_case store_format_cases[] = {
 	KUNIT_CASE(super_none),
 	KUNIT_CASE(super_newer),
 	KUNIT_CASE_PARAM(judge, judge_gen_params),
+	KUNIT_CASE(mark),
 	KUNIT_CASE(page_clean),
 	KUNIT_CASE(page_records),
 	KUNIT_CASE(page_slots),

@@ -415,6 +415,25 @@ static void begin(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, s->found.in_use, 0);
 }
 
+/* Begun with a map that is known: that is dirty, and nothing else. */
+static void begin_clean(struct kunit *test)
+{
+	struct store *s = test->priv;
+	u64 first = 3 * REGION;
+
+	blkcbt_map_mark(s->cur, first, first + 1);
+	blkcbt_store_super_open(&s->st->super, true);
+	put_supers(s);
+	expect_found(test, GRANULES, 0, GRANULES - 1);
+	blkcbt_store_begin_clean(s->st);
+	blkcbt_store_intend_map(s->st, s->cur);
+	put_intents(s);
+	KUNIT_EXPECT_TRUE(test, blkcbt_store_hot(s->st, first, first + 3));
+	KUNIT_EXPECT_EQ(test, s->st->nr_hot, 1);
+	expect_found(test, EXTENT, first, first + EXTENT - 1);
+	KUNIT_EXPECT_EQ(test, s->found.bad_pages, 0);
+}
+
 static struct kunit_case store_state_cases[] = {
 	KUNIT_CASE(intent),
 	KUNIT_CASE(intent_range),
@@ -427,6 +446,7 @@ static struct kunit_case store_state_cases[] = {
 	KUNIT_CASE(refresh),
 	KUNIT_CASE(intend_map),
 	KUNIT_CASE(begin),
+	KUNIT_CASE(begin_clean),
 	{}
 };
 
