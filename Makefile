@@ -28,7 +28,8 @@ PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 LIBS       := $(shell pkg-config --libs $(PKGS) 2>/dev/null) -laio -lpthread
 SANITIZE   := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 
-COMMON := $(wildcard userspace/common/*.c)
+# kmod/store_format.c is pure: programs look at a store with the code of the module.
+COMMON := $(wildcard userspace/common/*.c) kmod/store_format.c
 DAEMONS := agent process-server master-target
 PROGRAMS := $(addprefix $(BUILD)/bin/reprotect-,$(DAEMONS) early) $(BUILD)/bin/reprotect
 UNIT  := $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(wildcard tests/unit/test_*.c))
@@ -238,7 +239,7 @@ install: all
 	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin $(BUILD)/bin/reprotect
 	install -D -m 755 -t $(DESTDIR)$(PREFIX)/sbin $(addprefix $(BUILD)/bin/reprotect-,$(DAEMONS) early)
 	install -D -m 755 initramfs/hooks/reprotect $(DESTDIR)$(PREFIX)/share/initramfs-tools/hooks/reprotect
-	for when in init-premount local-premount local-block; do \
+	for when in init-premount local-premount local-block local-bottom; do \
 		install -D -m 755 initramfs/scripts/reprotect $(DESTDIR)$(PREFIX)/share/initramfs-tools/scripts/$$when/reprotect || exit; done
 	install -D -m 644 -t $(DESTDIR)/lib/systemd/system $(wildcard userspace/*/*.service)
 	install -D -m 600 -t $(DESTDIR)/etc/reprotect $(wildcard userspace/*/*.conf)

@@ -23,6 +23,7 @@ extern unsigned int blkcbt_fault_preserve_read_every;
 extern unsigned int blkcbt_fault_store_write_every;
 extern unsigned int blkcbt_fault_store_skip_every;
 extern bool blkcbt_fault_store_undrained;
+extern bool blkcbt_fault_store_unflushed;
 extern bool blkcbt_fault_free_early;
 extern bool blkcbt_fault_locks_inverted;
 extern atomic_t blkcbt_fault_count;
@@ -47,6 +48,7 @@ static __always_inline bool blkcbt_fault_every(unsigned int n)
 #define blkcbt_fault_store_skip() \
 	blkcbt_fault_every(READ_ONCE(blkcbt_fault_store_skip_every))
 #define blkcbt_fault_store_drain()	READ_ONCE(blkcbt_fault_store_undrained)
+#define blkcbt_fault_store_flush()	READ_ONCE(blkcbt_fault_store_unflushed)
 #define blkcbt_fault_early_free()	READ_ONCE(blkcbt_fault_free_early)
 #define blkcbt_fault_lock_order()	READ_ONCE(blkcbt_fault_locks_inverted)
 
@@ -62,6 +64,7 @@ static __always_inline bool blkcbt_fault_every(unsigned int n)
 #define blkcbt_fault_store()	false
 #define blkcbt_fault_store_skip()	false
 #define blkcbt_fault_store_drain()	false
+#define blkcbt_fault_store_flush()	false
 #define blkcbt_fault_early_free()	false
 #define blkcbt_fault_lock_order()	false
 #define blkcbt_fault_tracepoint(name)	false

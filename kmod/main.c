@@ -32,6 +32,7 @@ unsigned int blkcbt_fault_preserve_read_every;
 unsigned int blkcbt_fault_store_write_every;
 unsigned int blkcbt_fault_store_skip_every;
 bool blkcbt_fault_store_undrained;
+bool blkcbt_fault_store_unflushed;
 bool blkcbt_fault_free_early;
 bool blkcbt_fault_locks_inverted;
 static char *blkcbt_fault_no_tracepoint;
@@ -57,6 +58,8 @@ module_param_named(fault_store_skip, blkcbt_fault_store_skip_every, uint, 0600);
 MODULE_PARM_DESC(fault_store_skip, "one write in N into a cold extent does not wait for the store");
 module_param_named(fault_store_drain, blkcbt_fault_store_undrained, bool, 0600);
 MODULE_PARM_DESC(fault_store_drain, "extents are retired while writes into them are under way");
+module_param_named(fault_store_flush, blkcbt_fault_store_unflushed, bool, 0600);
+MODULE_PARM_DESC(fault_store_flush, "extents are retired while the disk has them in a volatile cache only");
 /* For debug kernels: what KASAN and lockdep must report. */
 module_param_named(fault_early_free, blkcbt_fault_free_early, bool, 0600);
 MODULE_PARM_DESC(fault_early_free, "detach uses a disk after it was freed");

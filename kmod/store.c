@@ -49,6 +49,7 @@
  * @FLIPPED: and a grace period after the counts have changed, nobody adds to those
  *	of before
  * @DRAINING: until all of them have completed, and are marked
+ * @FLUSHED: what they wrote is durable
  *
  * Then the regions are staged and written. A write that wants an extent which is
  * retiring takes it back before that.
@@ -58,6 +59,7 @@ enum step {
 	CLEARED,
 	FLIPPED,
 	DRAINING,
+	FLUSHED,
 };
 
 /**
@@ -284,6 +286,18 @@ static void *buffer(struct blkcbt_store *s, u32 i)
 	return page_address(s->batch->page[i]);
 }
 
+/*
+ * What the target has got was read from the disk, and may be in the disk's volatile cache
+ * only: a power cut would take it back. So an extent stays in use until it is durable.
+ */
+static int flush_disk(struct blkcbt_store *s)
+{
+	blkcbt_store_batch_begin(s->batch);
+	if (!blkcbt_fault_store_flush())
+		blkcbt_store_batch_flush(s->batch);
+	return blkcbt_store_batch_end(s->batch);
+}
+
 /* Both copies, one after the other. */
 static int write_super(struct blkcbt_store *s)
 {
@@ -429,6 +443,19 @@ static unsigned long retire_write(struct blkcbt_store *s)
 	return 0;
 }
 
+/* Nothing is under way to what is retiring. */
+static unsigned long retire_drained(struct blkcbt_store *s)
+{
+	int err = flush_disk(s);
+
+	if (err) {
+		give_up(s, "flushing the disk", err);
+		return 0;
+	}
+	s->step = FLUSHED;
+	return retire_write(s);
+}
+
 static unsigned long tick(void)
 {
 	return max(msecs_to_jiffies(READ_ONCE(blkcbt_store_tick_ms)), 1ul);
@@ -486,13 +513,15 @@ static unsigned long retire(struct blkcbt_store *s)
 		fallthrough;
 	case DRAINING:
 		if (drained(s->d) || blkcbt_fault_store_drain())
-			return retire_write(s);
+			return retire_drained(s);
 		if (time_before(jiffies, s->since + DRAIN))
 			return POLL;
 		blkcbt_store_retire_cancel(s->st);
 		s->undrained = true;
 		s->step = STEADY;
 		return POLL;
+	case FLUSHED:
+		return retire_write(s);
 	}
 	return POLL;
 }
@@ -1005,7 +1034,7 @@ void blkcbt_store_save(struct blkcbt_disk *d, enum blkcbt_store_saved how)
 	} else {
 		/* What comes from now on is doubted again. */
 		WRITE_ONCE(s->upset, NULL);
-		err = save_pages(s);
+		err = flush_disk(s) ?: save_pages(s);
 		if (!err)
 			err = save_super(s, how);
 		if (err) {

@@ -97,6 +97,7 @@ struct blkcbt_store_batch *blkcbt_store_batch_alloc(struct blkcbt_disk *d,
 void blkcbt_store_batch_put(struct blkcbt_store_batch *b);
 void blkcbt_store_batch_begin(struct blkcbt_store_batch *b);
 void blkcbt_store_batch_write(struct blkcbt_store_batch *b, u32 i, u64 block, bool durable);
+void blkcbt_store_batch_flush(struct blkcbt_store_batch *b);
 int blkcbt_store_batch_end(struct blkcbt_store_batch *b);
 
 /* store.c: under blkcbt_ctl_mutex; may sleep */

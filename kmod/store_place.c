@@ -411,6 +411,16 @@ static void batch_end_io(struct bio *bio)
 	percpu_ref_put(&d->ref);
 }
 
+static void batch_send(struct blkcbt_store_batch *b, struct bio *bio)
+{
+	bio->bi_end_io = batch_end_io;
+	bio->bi_private = b;
+	kref_get(&b->kref);
+	atomic_inc(&b->pending);
+	percpu_ref_get(&b->d->ref);
+	submit_bio(bio);
+}
+
 /**
  * blkcbt_store_batch_write() - send a page of the batch
  * @b: the batch
@@ -428,13 +438,20 @@ void blkcbt_store_batch_write(struct blkcbt_store_batch *b, u32 i, u64 block, bo
 	bio = bio_alloc_bioset(b->place->bdev, 1, REQ_OP_WRITE | REQ_SYNC | REQ_META |
 			       (durable ? REQ_PREFLUSH | REQ_FUA : 0), GFP_NOIO, &bios);
 	bio->bi_iter.bi_sector = place_sector(b->place, block, &more);
-	bio->bi_end_io = batch_end_io;
-	bio->bi_private = b;
 	__bio_add_page(bio, b->page[i], BLKCBT_STORE_BLOCK, 0);
-	kref_get(&b->kref);
-	atomic_inc(&b->pending);
-	percpu_ref_get(&b->d->ref);
-	submit_bio(bio);
+	batch_send(b, bio);
+}
+
+/**
+ * blkcbt_store_batch_flush() - make durable what was written to the tracked disk
+ * @b: the batch; the flush is one of its writes
+ *
+ * Context: as blkcbt_store_batch_write().
+ */
+void blkcbt_store_batch_flush(struct blkcbt_store_batch *b)
+{
+	batch_send(b, bio_alloc_bioset(b->d->gd->part0, 0, REQ_OP_WRITE | REQ_SYNC | REQ_PREFLUSH,
+				       GFP_NOIO, &bios));
 }
 
 /**

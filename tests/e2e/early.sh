@@ -48,8 +48,8 @@ check "what hangs is ended by the alarm" ends_with 142 "$EARLY" --config "$T/fif
 
 # ---- the script ---------------------------------------------------------------------------
 # As in an initramfs, with the shell that a test has; what runs is in $T/program.
-mkdir -p "$T/init-premount" "$T/local-premount" "$T/local-block"
-for when in init-premount local-premount local-block; do cp initramfs/scripts/reprotect "$T/$when/"; done
+mkdir -p "$T/init-premount" "$T/local-premount" "$T/local-block" "$T/local-bottom"
+for when in init-premount local-premount local-block local-bottom; do cp initramfs/scripts/reprotect "$T/$when/"; done
 program() { printf '#!/bin/sh\n%s\n' "$1" >"$T/program"; chmod +x "$T/program"; }
 script() { # WHEN [SHELL...]
 	local when=$1
@@ -57,7 +57,7 @@ script() { # WHEN [SHELL...]
 	: >"$T/kmsg"
 	[ $# -gt 0 ] || set -- dash
 	began=$(now_ms)
-	env ${reprotect_limit:+"reprotect_limit=$reprotect_limit"} REPROTECT_RUN="$T/run" REPROTECT_EARLY="$T/program" REPROTECT_KMSG="$T/kmsg" "$@" "$T/$when/reprotect" || return
+	env ${reprotect_limit:+"reprotect_limit=$reprotect_limit"} ${rootmnt:+"rootmnt=$rootmnt"} REPROTECT_RUN="$T/run" REPROTECT_EARLY="$T/program" REPROTECT_KMSG="$T/kmsg" "$@" "$T/$when/reprotect" || return
 	took=$(($(now_ms) - began))
 	echo "took $took ms"
 }
@@ -76,7 +76,13 @@ program 'echo "$*" >>'"$T"'/arguments; echo "{}" >'"$T"'/run/early.json; exit 1'
 fresh
 check "a disk was left out: exit status 0" script init-premount
 check "then there is a second run, that does not wait" eval 'script local-premount && grep -q -- "--when local-premount --limit 2 .*--no-wait" "$T/arguments"'
+check "and nothing is left for later then" grep -q -- "--when local-premount .*--last" "$T/arguments"
 check "and more of them while the root device is waited for" eval 'script local-block && grep -q -- "--when local-block --limit 2 .*--no-wait" "$T/arguments"'
+
+check "which are not the last" eval '! grep -- "--when local-block .*--last" "$T/arguments"'
+: >"$T/arguments"
+check "without a root file system there are no stores to be added" eval 'script local-bottom && [ ! -s "$T/arguments" ]'
+check "with one there are" eval 'rootmnt=/root script local-bottom && grep -q -- "--when local-bottom --limit 10 .*--stores /root" "$T/arguments"'
 
 fresh
 rm -f "$T/program"
@@ -100,11 +106,13 @@ program 'echo $$ >>'"$T"'/pids; trap "" TERM ALRM; while :; do sleep 60; done'
 for shell in dash "busybox sh"; do
 	fresh
 	# shellcheck disable=SC2086
-	check "program hangs ($shell): exit status 0, within 8 s" within 8000 script init-premount $shell
+	check "program hangs ($shell): exit status 0, within 12 s" within 12000 script init-premount $shell
 	check "program hangs ($shell): the report says so" report '.ended == "it hung, and was killed after 5 s"'
 	check "program hangs ($shell): it is gone" eval '! kill -0 "$(cat "$T/run/early.pid")"'
 done
 check "and there is no second run, that hangs too" within 1000 script local-premount
+echo '{}' >"$T/run/early.json"
+check "adding stores hangs: exit status 0, within 20 s" eval 'rootmnt=/root; within 20000 script local-bottom'
 check "a folder that cannot be made: exit status 0" env REPROTECT_RUN=/dev/null/x dash "$T/init-premount/reprotect"
 check "prerequisites: none" eval '[ -z "$(dash initramfs/scripts/reprotect prereqs)" ] && [ -z "$(dash initramfs/hooks/reprotect prereqs)" ]'
 
@@ -119,7 +127,7 @@ state_dir = $T/state
 host = vm1
 [disk root]
 device = $T/d1
-store = /var/lib/root.store
+store = $T/root.store
 END
 cli() { "$CLI" "$@" --socket "$T/agent.sock"; }
 wait_for() { local n; for n in $(seq $(($1 * 10))); do shift $((n == 1)); "$@" && return 0; sleep 0.1; done; return 1; }
@@ -127,8 +135,11 @@ list=$T/state/early.conf
 "$AGENT" --config "$T/agent.conf" --test-tracker "$T/tracker" 2>"$T/agent.log" &
 A_PID=$!
 check "the agent writes the list" wait_for 20 test -s "$list"
-check "with its disk and the disk's store" eval 'grep -qx "\[disk root\]" "$list" && grep -qx "device = $T/d1" "$list" && grep -qx "store = /var/lib/root.store" "$list"'
-check "the agent says that the store has no effect" grep -q "store = /var/lib/root.store has no effect" "$T/agent.log"
+check "with its disk and the disk's store" eval 'grep -qx "\[disk root\]" "$list" && grep -qx "device = $T/d1" "$list" && grep -qx "store = $T/root.store" "$list" && grep -qx "state = $T/state/disks.json" "$list" && grep -q "^identity = ." "$list"'
+check "the agent says what keeps the disk from having a store, and what that costs" grep -q "store $T/root.store: cannot be made: .*a power cut would cost a resync" "$T/agent.log"
+check "status says so, too" eval 'cli status | grep "a power cut would cost a resync"'
+check "disk list says what a power cut would cost" eval 'cli disk list | grep "store: none in .*; after a power cut now: 8.0 MiB to send again"'
+check "the file is as large as it has to be, and nobody else may read it" eval '[ "$(stat -c "%s %a" "$T/root.store")" = "24576 600" ]'
 check "attach" cli disk attach "$T/d2" --name data --granule 64K
 check "the list has it" eval 'grep -qx "\[disk data\]" "$list" && grep -qx "granule_bytes = 65536" "$list"'
 before=$(stat -c %y "$list")
@@ -139,7 +150,7 @@ check "the agent, started again, tracks both" wait_for 20 eval '[ "$(cli status 
 check "a list that is right is not written anew" [ "${before:-no list}" = "$(stat -c %y "$list")" ]
 check "detach" cli disk detach data
 check "the list has it no more" eval '! grep -q data "$list" && grep -q root "$list"'
-check "what the agent writes, reprotect-early reads" eval '"$EARLY" --config "$list" --report "$T/run/early.json"; report ".disks[0].name == \"root\" and .disks[0].store == \"/var/lib/root.store\" and (.error.message | test(\"module\"))"'
+check "what the agent writes, reprotect-early reads" eval '"$EARLY" --config "$list" --report "$T/run/early.json"; report ".disks[0].name == \"root\" and .disks[0].store == \"$T/root.store\" and (.error.message | test(\"module\"))"'
 kill -TERM "$A_PID"; wait "$A_PID"; A_PID=''
 
 done_testing

@@ -5,7 +5,7 @@
  * right again, so that what lies behind the checksums is reached. The loader must end and count what
  * it marks, and what it says is dirty must still be dirty after it was saved and loaded once more.
  *
- * LINK: kmod/map.c kmod/store_format.c kmod/store_state.c
+ * LINK: kmod/map.c kmod/store_format.c kmod/store_load.c kmod/store_state.c
  */
 #include <stdint.h>
 #include <string.h>

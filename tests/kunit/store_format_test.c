@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * The store's format (kmod/store_format.c): sizes, superblocks, and that a page
+ * The store's format (kmod/store_format.c, kmod/store_load.c): sizes, superblocks, and that a page
  * which cannot be trusted makes dirty what it covers, and nothing else.
  */
 #include "../../kmod/store_format.h"

@@ -5,6 +5,7 @@
 #include "cbt.h"
 #include "early.h"
 #include "log.h"
+#include "store.h"
 #include "util.h"
 
 #include <errno.h>
@@ -20,7 +21,10 @@ static struct {
 	int load, open, info, attach, resolve;
 	bool attached; /* already, before us */
 	unsigned resolves_after, resolved, loads;
-	uint64_t id;
+	int mark, add;
+	unsigned marks, drops, adds;
+	bool awaiting; /* as it was attached */
+	uint64_t id, generation_min;
 	char error[64];
 } fake;
 
@@ -68,12 +72,14 @@ static void tell(dev_t dev, struct cbt_disk *disk)
 	snprintf(disk->name, sizeof(disk->name), "vd%c", 'a' + (char)minor(dev));
 }
 
-int cbt_attach(struct cbt *cbt, dev_t dev, uint32_t granule_bytes, struct cbt_disk *disk)
+int cbt_attach(struct cbt *cbt, dev_t dev, uint32_t granule_bytes, const struct cbt_store *store,
+	       struct cbt_disk *disk)
 {
 	(void)cbt;
 	(void)granule_bytes;
-	if (fake.attached)
-		return -EEXIST;
+	assert_false(fake.attached);
+	fake.awaiting = store && store->fd < 0;
+	fake.attached = !fake.attach;
 	tell(dev, disk);
 	return fake.attach;
 }
@@ -82,7 +88,57 @@ int cbt_get(struct cbt *cbt, dev_t dev, struct cbt_disk *disk)
 {
 	(void)cbt;
 	tell(dev, disk);
+	return fake.attached ? 0 : -ENOENT;
+}
+
+int cbt_list(struct cbt *cbt, struct cbt_disk **disks, size_t *count)
+{
+	(void)cbt;
+	*disks = calloc(1, sizeof(**disks));
+	assert_non_null(*disks);
+	tell(makedev(254, 0), *disks);
+	(*disks)->store_state = BLKCBT_STORE_ID_AWAITED;
+	*count = 1;
 	return 0;
+}
+
+int cbt_store_drop(struct cbt *cbt, dev_t dev)
+{
+	(void)cbt;
+	(void)dev;
+	fake.drops++;
+	return 0;
+}
+
+int cbt_store_add(struct cbt *cbt, dev_t dev, const struct cbt_store *store, struct cbt_disk *disk)
+{
+	(void)cbt;
+	assert_true(store->fd >= 0);
+	assert_string_equal(store->identity, "disk-a");
+	fake.generation_min = store->generation_min;
+	fake.adds++;
+	tell(dev, disk);
+	disk->store_trusted = true;
+	disk->dirty_bytes = 77;
+	return fake.add;
+}
+
+const char *cbt_store_state_name(uint32_t state)
+{
+	(void)state;
+	return "active";
+}
+
+/* The store, instead of store.c. */
+int store_mark(const char *path, uint64_t offset_bytes, const char *identity, char *error, size_t error_bytes)
+{
+	assert_string_equal(path, "/dev/vdc1");
+	assert_int_equal(offset_bytes, 1048576);
+	assert_string_equal(identity, "disk-a");
+	assert_false(fake.attached); /* before anything may be written */
+	fake.marks++;
+	snprintf(error, error_bytes, "the store is that of another disk");
+	return fake.mark;
 }
 
 int disk_names_any(const struct disk_names *names)
@@ -118,14 +174,36 @@ static int run(bool wait)
 	return early_run(&options);
 }
 
+static int run_last(void)
+{
+	struct early_options options = { .config = conf_path, .report = report_path, .when = "test", .last = true };
+
+	return early_run(&options);
+}
+
+static int run_stores(void)
+{
+	struct early_options options = {
+		.config = conf_path, .report = report_path, .when = "test", .stores = folder
+	};
+
+	return early_run(&options);
+}
+
 static int setup(void **state)
 {
 	(void)state;
 	memset(&fake, 0, sizeof(fake));
 	fake.id = 0xabc;
 	unlink(report_path);
-	put_conf("[disk root]\ndevice = /dev/vda\nby_id = /dev/disk/by-id/virtio-root\nstore = /dev/vdc\n");
+	put_conf("[disk root]\ndevice = /dev/vda\nby_id = /dev/disk/by-id/virtio-root\n");
 	return 0;
+}
+
+static void put_store_conf(void)
+{
+	put_conf("[early]\nwait = 100ms\nstate = /state.json\n[disk root]\ndevice = /dev/vda\n"
+		 "store = /root.store\nidentity = disk-a\nstore_device = /dev/vdc1\nstore_offset = 1M\n");
 }
 
 static const char *text_at(const json_t *json, const char *key)
@@ -166,7 +244,6 @@ static void attached(void **state)
 	assert_true(json_is_true(json_object_get(disk_at(report, 0), "attached")));
 	assert_string_equal(text_at(disk_at(report, 0), "found_by"), "/dev/disk/by-id/virtio-root");
 	assert_string_equal(text_at(disk_at(report, 0), "kernel_name"), "vda");
-	assert_string_equal(text_at(disk_at(report, 0), "store"), "/dev/vdc");
 	assert_ptr_equal(early_report_disk(report, 0xabc), disk_at(report, 0));
 	assert_null(early_report_disk(report, 0xabd));
 }
@@ -249,7 +326,6 @@ static void second_run(void **state)
 
 	(void)state;
 	assert_int_equal(run(true), 0);
-	fake.attached = true;
 	put_conf("[disk root]\ndevice = /dev/vda\n");
 	assert_int_equal(run(false), 0);
 	report = early_report_load(report_path);
@@ -262,11 +338,103 @@ static void second_run(void **state)
 	assert_string_equal(text_at(disk_at(report, 0), "found_by"), "a name");
 }
 
+/* Marked, then attached awaiting it, then given its store. */
+static void store(void **state)
+{
+	static const char remembered[] = "{\"disks\": [{\"name\": \"root\", \"store_generation\": 9}]}";
+	char path[64];
+	json_t *report;
+
+	(void)state;
+	put_store_conf();
+	assert_int_equal(run(true), 0);
+	assert_int_equal(fake.marks, 1);
+	assert_true(fake.awaiting);
+	assert_int_equal(fake.drops, 0);
+	report = early_report_load(report_path);
+	assert_string_equal(text_at(disk_at(report, 0), "store_state"), "awaited");
+	json_decref(report);
+
+	/* Not without what the agent remembers, nor without the file: the agent does it later. */
+	run_stores();
+	assert_int_equal(fake.adds, 0);
+	snprintf(path, sizeof(path), "%s/state.json", folder);
+	assert_int_equal(util_write_file(path, remembered, strlen(remembered)), 0);
+	run_stores();
+	assert_int_equal(fake.adds, 0);
+	snprintf(path, sizeof(path), "%s/root.store", folder);
+	assert_int_equal(util_write_file(path, "x", 1), 0);
+	assert_int_equal(run_stores(), 0);
+	assert_int_equal(fake.adds, 1);
+	assert_int_equal(fake.generation_min, 9);
+	report = early_report_load(report_path);
+	assert_true(json_is_true(json_object_get(report, "finished")));
+	assert_string_equal(text_at(disk_at(report, 0), "store_state"), "trusted");
+	assert_int_equal(json_integer_value(json_object_get(disk_at(report, 0), "dirty_bytes")), 77);
+	assert_ptr_equal(early_report_disk(report, 0xabc), disk_at(report, 0));
+	json_decref(report);
+	unlink(path);
+	snprintf(path, sizeof(path), "%s/state.json", folder);
+	unlink(path);
+}
+
+/* What cannot be marked is not waited for: all of it is dirty. */
+static void store_unmarked(void **state)
+{
+	CLEANUP_JSON json_t *report = NULL;
+
+	(void)state;
+	put_store_conf();
+	fake.mark = -ESTALE;
+	assert_int_equal(run(true), 0);
+	assert_int_equal(fake.marks, 1);
+	assert_int_equal(fake.drops, 1);
+	report = early_report_load(report_path);
+	assert_true(json_is_true(json_object_get(disk_at(report, 0), "attached")));
+	assert_string_equal(text_at(disk_at(report, 0), "store_state"), "none");
+	assert_string_equal(text_at(disk_at(report, 0), "store_reason"), "the store is that of another disk");
+}
+
+/* A device that appears later; in the end the disk is attached without. */
+static void store_later(void **state)
+{
+	CLEANUP_JSON json_t *report = NULL;
+
+	(void)state;
+	put_store_conf();
+	fake.mark = -ENOENT;
+	assert_int_equal(run(true), 1);
+	assert_false(fake.attached);
+	assert_true(fake.marks > 1);
+	report = early_report_load(report_path);
+	assert_says(disk_at(report, 0), "the device of its store is not there yet");
+	assert_int_equal(run_last(), 0);
+	assert_true(fake.attached);
+	assert_int_equal(fake.drops, 1);
+}
+
+/* A boot without the module, or without the disk, is one in which nobody tracks it. */
+static void store_marked_first(void **state)
+{
+	(void)state;
+	put_store_conf();
+	fake.load = -ENOENT;
+	assert_int_equal(run(true), 1);
+	assert_int_equal(fake.marks, 1);
+	fake.load = 0;
+	fake.resolve = -ENOENT;
+	assert_int_equal(run(true), 1);
+	assert_int_equal(fake.marks, 2);
+}
+
 static void garbage(void **state)
 {
 	static const char *const texts[] = {
 		"\177ELF\001\002\377\376", "[disk root]\n", "[disk]\ndevice = /dev/vda\n", "[early]\nwait = 1h\n",
 		"[disk root]\ndevice = /dev/vda\ngranule_bytes = 17M\n", "nonsense", "[disk root]\nunknown = 1\n",
+		"[disk root]\ndevice = /dev/vda\nstore = /dev/vdc\n",
+		"[disk root]\ndevice = /dev/vda\nstore = /dev/vdc\nidentity = "
+		"12345678901234567890123456789012345678901234567890123456789012345\n",
 	};
 
 	(void)state;
@@ -314,7 +482,11 @@ static void round_trip(void **state)
 		.names = { "/dev/disk/by-id/wwn-0x5", "/dev/disk/by-path/pci-0000:00:04.0", "9f-12", "aa-bb" },
 		.granule_bytes = 65536,
 		.store = (char *)"/var/lib/reprotect/root.store",
+		.identity = (char *)"wwn-0x5",
+		.store_device = (char *)"/dev/vda1",
+		.store_offset = 123456789012345,
 	};
+	conf->state = (char *)"/var/lib/reprotect/disks.json";
 	conf->disks[1] = (struct early_disk){ .name = (char *)"data", .device = (char *)"/dev/vdb" };
 	text = early_conf_text(conf);
 	assert_non_null(text);
@@ -327,6 +499,11 @@ static void round_trip(void **state)
 	assert_memory_equal(&back->disks[0].names, &conf->disks[0].names, sizeof(struct disk_names));
 	assert_int_equal(back->disks[0].granule_bytes, 65536);
 	assert_string_equal(back->disks[0].store, "/var/lib/reprotect/root.store");
+	assert_string_equal(back->disks[0].identity, "wwn-0x5");
+	assert_string_equal(back->disks[0].store_device, "/dev/vda1");
+	assert_int_equal(back->disks[0].store_offset, 123456789012345);
+	assert_string_equal(back->state, "/var/lib/reprotect/disks.json");
+	assert_null(back->disks[1].store);
 	assert_string_equal(back->disks[1].name, "data");
 	assert_null(back->disks[1].store);
 	assert_int_equal(back->wait_ms, 1500);
@@ -361,7 +538,11 @@ int main(void)
 		cmocka_unit_test_setup(attached, setup),      cmocka_unit_test_setup(late_disk, setup),
 		cmocka_unit_test_setup(missing_disk, setup),  cmocka_unit_test_setup(no_module, setup),
 		cmocka_unit_test_setup(module_is_silent, setup), cmocka_unit_test_setup(refused, setup),
-		cmocka_unit_test_setup(second_run, setup),    cmocka_unit_test_setup(garbage, setup),
+		cmocka_unit_test_setup(second_run, setup),    cmocka_unit_test_setup(store, setup),
+		cmocka_unit_test_setup(store_unmarked, setup),
+		cmocka_unit_test_setup(store_later, setup),
+		cmocka_unit_test_setup(store_marked_first, setup),
+		cmocka_unit_test_setup(garbage, setup),
 		cmocka_unit_test_setup(empty_list, setup),    cmocka_unit_test_setup(round_trip, setup),
 		cmocka_unit_test_setup(reports, setup),
 	};

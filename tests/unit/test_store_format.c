@@ -7,4 +7,5 @@
 #include "../kunit/harness.h"
 #include "../../kmod/map.c"
 #include "../../kmod/store_format.c"
+#include "../../kmod/store_load.c"
 #include "../kunit/store_format_test.c"

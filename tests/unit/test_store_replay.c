@@ -16,6 +16,7 @@
 #include "../kunit/harness.h"
 #include "../../kmod/map.c"
 #include "../../kmod/store_format.c"
+#include "../../kmod/store_load.c"
 #include "../../kmod/store_state.c"
 
 #define GRANULES	20000u

@@ -7,5 +7,6 @@
 #include "../kunit/harness.h"
 #include "../../kmod/map.c"
 #include "../../kmod/store_format.c"
+#include "../../kmod/store_load.c"
 #include "../../kmod/store_state.c"
 #include "../kunit/store_state_test.c"

@@ -4,6 +4,9 @@
 # story.sh - agent, process server and master target together in one VM, with the kernel
 # module and real disks. Sourced as /lib/story.sh by the cases that tell whole stories.
 #
+# Set before it is sourced: STORY (folder of all), STORY_AGENT (more lines of agent.conf), STORY_INTERVAL,
+# STORY_SLICE, STORY_SPOOL.
+#
 #   story_start TARGET...        module, the three daemons; disk NAME of the agent goes to
 #                                TARGET "NAME=/dev/vdX"
 #   story_run agent|process-server|master-target     (again, after a kill)
@@ -12,13 +15,14 @@
 #   agent_is STATE, agent FILTER one value of the agent's status (jq)
 #   story_synced SECONDS         waits for the end of the initial sync
 #   story_settled SECONDS        waits until everything written so far is on the target
+#   story_resyncs                how often the agent's log tells of a resync
 #   story_stop                   ends the daemons; fails when one does not end cleanly
 
-STORY=/tmp/story
+STORY=${STORY:-/tmp/story}
 
 story_start() {
 	mkdir -p $STORY/spool $STORY/state $STORY/agent $STORY/run
-	ok "the module loads" insmod /lib/modules/blkcbt.ko
+	[ -d /sys/module/blkcbt ] || ok "the module loads" insmod /lib/modules/blkcbt.ko
 	{
 		printf '[master-target]\nlisten = 127.0.0.1:9921\nstate = %s/state\n' $STORY
 		for _pair; do
@@ -40,6 +44,7 @@ story_start() {
 		state_dir = $STORY/agent
 		epoch_interval = ${STORY_INTERVAL:-1s}
 		slice_bytes = ${STORY_SLICE:-16M}
+		${STORY_AGENT:-}
 	END
 	for _who in master-target process-server agent; do story_run $_who; done
 	ok "the agent answers" wait_for 60 agent_answers || story_logs
@@ -69,6 +74,8 @@ story_settled() {
 	sync
 	wait_for "$1" story_clean || { reprotect status; story_logs; return 1; }
 }
+
+story_resyncs() { grep -cE 'resync of (all|the whole)|resynced|initial sync needed' "$STORY/agent.log"; }
 
 story_stop() {
 	for _who in agent process-server master-target; do

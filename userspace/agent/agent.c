@@ -18,6 +18,7 @@
 #include "log.h"
 #include "ship.h"
 #include "snapshot.h"
+#include "stores.h"
 #include "tag.h"
 #include "util.h"
 
@@ -289,6 +290,7 @@ static int on_tick(sd_event_source *source, uint64_t usec, void *user)
 	epoch_tick(agent, now);
 	failback_tick(agent, now);
 	tag_tick(agent, now);
+	stores_tick(agent, now);
 	if (agent->snapshot && agent->epoch.phase == EPOCH_NONE)
 		snapshot_step(agent);
 	rates(agent, now);

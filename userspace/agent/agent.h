@@ -6,6 +6,7 @@
  *	agent.c    the machine: tick, kernel events, when to cut, what state we are in
  *	disks.c    the group of disks: attach, detach, open, find leftovers
  *	state.c    what is remembered across restarts
+ *	stores.c   the disks' crash-safe stores
  *	early.c    the list of disks for the initramfs, and what came of it in this boot
  *	link.c     the connection to the process server
  *	epoch.c    one epoch from cut to commit or abort; points.c whether it is consistent
@@ -56,6 +57,23 @@ struct agent_problem {
 };
 
 /**
+ * struct agent_store - the crash-safe store of a disk
+ * @wanted: as configured: none, auto or a path; empty: none
+ * @identity: what the disk is called in it
+ * @generation: the least that is believed when it is opened again
+ * @device, @offset_bytes: where it begins, for early boot; empty: not known
+ */
+struct agent_store {
+	char wanted[256];
+	char identity[BLKCBT_IDENTITY_BYTES + 1];
+	uint64_t generation;
+	char device[160];
+	uint64_t offset_bytes;
+	uint64_t retry_ms;
+	struct agent_problem problem;
+};
+
+/**
  * struct agent_disk - one disk, configured or remembered
  * @active: tracked, open, part of the group
  * @detached: by command; stays so until it is attached again
@@ -76,6 +94,7 @@ struct agent_disk {
 	uint32_t id;
 	uint32_t granule_bytes;
 	struct disk_names names;
+	struct agent_store store;
 	bool active, detached, initial;
 	dev_t dev;
 	int fd;
@@ -244,8 +263,9 @@ bool disks_refresh(struct agent *agent);
 void disks_close(struct agent *agent);
 struct agent_disk *disks_find(struct agent *agent, const char *name_or_device);
 struct agent_disk *disks_find_dev(struct agent *agent, dev_t dev);
+/** disks_attach - by command; @name, @store may be NULL: the usual */
 int disks_attach(struct agent *agent, const char *device, const char *name, uint32_t granule_bytes,
-		 struct agent_disk **disk, struct agent_problem *problem);
+		 const char *store, struct agent_disk **disk, struct agent_problem *problem);
 int disks_detach(struct agent *agent, struct agent_disk *disk, bool force,
 		 struct agent_problem *problem);
 
@@ -254,6 +274,7 @@ int state_load(struct agent *agent);
 /** state_save - remember now, or when the filesystems are thawed again */
 void state_save(struct agent *agent);
 int state_lock(struct agent *agent);
+#define STATE_DISKS_NAME "disks.json"
 /* What is known of a failback that outlives the agent. */
 enum state_failback { STATE_FAILBACK_NONE, STATE_FAILBACK_BEGUN, STATE_FAILBACK_DONE };
 enum state_failback state_failback_get(struct agent *agent);

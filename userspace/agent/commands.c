@@ -45,6 +45,7 @@ static json_t *with_boot(const struct agent *agent, json_t *answer)
 static json_t *command_attach(struct agent *agent, const json_t *request)
 {
 	const char *device = text_of(request, "device"), *name = text_of(request, "name");
+	const char *store = text_of(request, "store");
 	json_int_t granule = json_integer_value(json_object_get(request, "granule"));
 	struct agent_problem problem = { 0 };
 	struct agent_disk *disk;
@@ -67,7 +68,10 @@ static json_t *command_attach(struct agent *agent, const json_t *request)
 	if (failback_active(agent))
 		return control_error("wait for it, or stop it: reprotect failback --stop",
 				     "disk %s: cannot attach during a failback", device);
-	if (disks_attach(agent, device, name, (uint32_t)granule, &disk, &problem))
+	if (store && strcmp(store, "none") != 0 && strcmp(store, "auto") != 0 && store[0] != '/')
+		return control_error("none, auto, or an absolute path", "disk %s: cannot attach: store \"%s\" is not usable",
+				     device, store);
+	if (disks_attach(agent, device, name, (uint32_t)granule, store, &disk, &problem))
 		return problem_answer(&problem);
 	agent_group_changed(agent);
 	return with_boot(agent, json_pack("{s:b, s:s, s:I, s:I}", "ok", 1, "name", disk->name, "id",

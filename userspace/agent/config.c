@@ -57,13 +57,15 @@ static const struct conf_key keys[] = {
 	  "most bytes in one epoch" },
 	{ "agent", "granule_bytes", CONF_BYTES, AT(granule_bytes), "4K", BLKCBT_GRANULE_MIN,
 	  BLKCBT_GRANULE_MAX, NULL, "unit of tracking of disks that do not say otherwise" },
+	{ "agent", "store", CONF_STRING, AT(store), "none", 0, 0, NULL,
+	  "crash-safe store of disks that do not say otherwise: none, or auto (a file in state_dir)" },
 	{ "agent", "io", CONF_CHOICE, AT(io), "auto", 0, 0, io_choices, "disk I/O engine" },
 	{ "disk", "device", CONF_STRING, offsetof(struct config_disk, device), NULL, 0, 0, NULL,
 	  "whole disk to replicate, e.g. /dev/vda or a path in /dev/disk/by-id" },
 	{ "disk", "granule_bytes", CONF_BYTES, offsetof(struct config_disk, granule_bytes), NULL, 0,
 	  0, NULL, "unit of tracking of this disk" },
 	{ "disk", "store", CONF_STRING, offsetof(struct config_disk, store), NULL, 0, 0, NULL,
-	  "block device or file for the disk's crash-safe store; this version has no use for it yet" },
+	  "crash-safe store of this disk: none, auto, or the path of a block device or file" },
 	{ 0 },
 };
 
@@ -87,12 +89,22 @@ static int config_granule(uint64_t granule_bytes)
 	       !(granule_bytes & (granule_bytes - 1));
 }
 
+static bool store_valid(const char *store)
+{
+	return !store || !strcmp(store, "none") || !strcmp(store, "auto") ||
+	       (store[0] == '/' && strlen(store) < 256);
+}
+
 static int config_check(const struct config *config, const char *path, char *error,
 			size_t error_bytes)
 {
 	if (!config_granule(config->granule_bytes)) {
 		snprintf(error, error_bytes,
 			 "%s: [agent] granule_bytes: must be a power of two from 4K to 1M", path);
+		return -EINVAL;
+	}
+	if (config->store[0] == '/' || !store_valid(config->store)) {
+		snprintf(error, error_bytes, "%s: [agent] store: must be none or auto", path);
 		return -EINVAL;
 	}
 	for (size_t i = 0; i < config->disk_count; i++) {
@@ -107,6 +119,11 @@ static int config_check(const struct config *config, const char *path, char *err
 		if (disk->granule_bytes && !config_granule(disk->granule_bytes)) {
 			snprintf(error, error_bytes,
 				 "%s: [disk %s] granule_bytes: must be a power of two from 4K to 1M",
+				 path, disk->name);
+			return -EINVAL;
+		}
+		if (!store_valid(disk->store)) {
+			snprintf(error, error_bytes, "%s: [disk %s] store: must be none, auto, or an absolute path",
 				 path, disk->name);
 			return -EINVAL;
 		}

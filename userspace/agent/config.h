@@ -19,7 +19,7 @@ struct config_disk {
 	char *name; /* from the section's title */
 	char *device;
 	uint64_t granule_bytes;
-	char *store; /* NULL: none */
+	char *store; /* none, auto, a path; NULL: as the agent's */
 };
 
 struct config {
@@ -39,6 +39,7 @@ struct config {
 	uint64_t ack_timeout_ms;
 	uint64_t slice_bytes;
 	uint64_t granule_bytes;
+	char *store; /* of disks that do not say: none, auto */
 	int commit_on; /* enum config_commit */
 	int io;	       /* enum config_io */
 	struct config_disk disks[AGENT_DISKS_MAX];

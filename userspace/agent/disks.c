@@ -16,6 +16,7 @@
 #include "agent.h"
 #include "early.h"
 #include "log.h"
+#include "stores.h"
 #include "util.h"
 
 #define DISK_RETRY_MS 10000u
@@ -67,7 +68,14 @@ static struct agent_disk *disks_add(struct agent *agent, const char *name, const
 	disk->granule_bytes = granule_bytes;
 	snprintf(disk->name, sizeof(disk->name), "%s", name);
 	snprintf(disk->device, sizeof(disk->device), "%s", device);
+	snprintf(disk->store.wanted, sizeof(disk->store.wanted), "%s", agent->config.store);
 	return disk;
+}
+
+static void store_of(const struct config *config, const struct config_disk *wanted, struct agent_disk *disk)
+{
+	snprintf(disk->store.wanted, sizeof(disk->store.wanted), "%s",
+		 wanted->store ? wanted->store : config->store);
 }
 
 void disks_setup(struct agent *agent)
@@ -84,9 +92,12 @@ void disks_setup(struct agent *agent)
 			if (!strcmp(agent->disks[j].name, wanted->name))
 				disk = &agent->disks[j];
 		if (!disk) {
-			if (!disks_add(agent, wanted->name, wanted->device, granule))
+			disk = disks_add(agent, wanted->name, wanted->device, granule);
+			if (!disk)
 				log_error("disk %s: ignored: more than %d disks", wanted->name,
 					  AGENT_DISKS_MAX);
+			else
+				store_of(config, wanted, disk);
 			continue;
 		}
 		if (strcmp(disk->device, wanted->device) != 0) {
@@ -97,6 +108,7 @@ void disks_setup(struct agent *agent)
 			disk->initial = true;
 		}
 		disk->granule_bytes = granule;
+		store_of(config, wanted, disk);
 		if (disk->detached)
 			log_notice("disk %s: detached by command, stays so until: reprotect disk attach %s",
 				   disk->name, disk->device);
@@ -169,9 +181,12 @@ static int disk_activate(struct agent *agent, struct agent_disk *disk, struct ag
 				  disk->device, other->name, other->device);
 		return -EEXIST;
 	}
-	rc = ops->attach(agent->tracker, disk->device, dev, disk->granule_bytes, &disk->info);
-	if (rc == -EEXIST)
+	rc = stores_attach(agent, disk, dev);
+	if (rc == -EEXIST) {
 		rc = ops->get(agent->tracker, dev, &disk->info);
+		if (!rc)
+			rc = stores_adopt(agent, disk, dev);
+	}
 	if (rc) {
 		agent_problem_set(problem, attach_remedy(rc), "disk %s (%s): cannot attach: %s: %s",
 				  disk->name, disk->device, strerror(-rc),
@@ -198,7 +213,9 @@ static int disk_activate(struct agent *agent, struct agent_disk *disk, struct ag
 		return fd;
 	}
 	if (disk->kernel_id != disk->info.id) {
-		disk->initial = true; /* another attachment: all of it is dirty */
+		/* Another attachment: all of it is dirty, unless its store knew better. */
+		if (!disk->info.store_trusted)
+			disk->initial = true;
 		disk->kernel_id = disk->info.id;
 	}
 	disk_names_of(DISK_NAMES_DIRECTORY, disk->device, &disk->names);
@@ -300,7 +317,7 @@ static bool name_valid(const char *name)
 }
 
 int disks_attach(struct agent *agent, const char *device, const char *name, uint32_t granule_bytes,
-		 struct agent_disk **out, struct agent_problem *problem)
+		 const char *store, struct agent_disk **out, struct agent_problem *problem)
 {
 	const char *base = strrchr(device, '/') ? strrchr(device, '/') + 1 : device;
 	struct agent_disk *disk;
@@ -345,6 +362,8 @@ int disks_attach(struct agent *agent, const char *device, const char *name, uint
 		if (granule_bytes)
 			disk->granule_bytes = granule_bytes;
 	}
+	if (store)
+		snprintf(disk->store.wanted, sizeof(disk->store.wanted), "%s", store);
 	rc = disk_activate(agent, disk, problem);
 	if (rc) {
 		if (added)

@@ -24,6 +24,7 @@
 
 #include "agent.h"
 #include "log.h"
+#include "stores.h"
 #include "util.h"
 
 #define HOOK_PATH "/usr/share/initramfs-tools/hooks/reprotect"
@@ -50,30 +51,30 @@ void early_start(struct agent *agent)
 	error = json_object_get(agent->early, "error");
 	if (error)
 		log_warning("early boot: %s (%s)", text_of(error, "message"), text_of(error, "remedy"));
-	for (size_t i = 0; i < agent->config.disk_count; i++)
-		if (agent->config.disks[i].store)
-			log_warning("disk %s: store = %s has no effect: this version of the module keeps "
-				    "its map in memory",
-				    agent->config.disks[i].name, agent->config.disks[i].store);
 }
 
-static char *store_of(const struct agent *agent, const struct agent_disk *disk)
+static void list_store(const struct agent *agent, struct agent_disk *disk, struct early_disk *out, char path[PATH_MAX])
 {
-	for (size_t i = 0; i < agent->config.disk_count; i++)
-		if (!strcmp(agent->config.disks[i].name, disk->name))
-			return agent->config.disks[i].store;
-	return NULL;
+	stores_path(agent, disk, path);
+	out->store = path;
+	out->identity = disk->store.identity;
+	out->store_device = disk->store.device[0] ? disk->store.device : NULL;
+	out->store_offset = disk->store.offset_bytes;
 }
 
 /* The list as it has to be, malloc'ed. */
 static char *list_text(struct agent *agent)
 {
 	struct early_conf *conf = calloc(1, sizeof(*conf));
-	char *text;
+	CLEANUP_FREE char *paths = malloc((size_t)AGENT_DISKS_MAX * PATH_MAX);
+	char state[PATH_MAX], *text;
 
-	if (!conf)
+	if (!conf || !paths) {
+		free(conf);
 		return NULL;
+	}
 	conf->module = agent->config.module;
+	snprintf(state, sizeof(state), "%s/" STATE_DISKS_NAME, agent->config.state_dir);
 	for (size_t i = 0; i < agent->disk_count; i++) {
 		struct agent_disk *disk = &agent->disks[i];
 
@@ -84,8 +85,10 @@ static char *list_text(struct agent *agent)
 			.device = disk->device,
 			.names = disk->names,
 			.granule_bytes = disk->granule_bytes,
-			.store = store_of(agent, disk),
 		};
+		if (stores_wanted(disk) && disk->store.identity[0])
+			list_store(agent, disk, &conf->disks[conf->disk_count - 1], paths + i * PATH_MAX);
+		conf->state = conf->disks[conf->disk_count - 1].store ? state : conf->state;
 	}
 	text = early_conf_text(conf);
 	free(conf);

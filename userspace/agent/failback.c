@@ -29,6 +29,7 @@
 #include "mounts.h"
 #include "ship.h"
 #include "snapshot.h"
+#include "stores.h"
 #include "tag.h"
 #include "util.h"
 
@@ -239,6 +240,7 @@ int failback_start(struct agent *agent, uint64_t timeout_ms, bool thaw, struct a
 	job->thaw_wanted = thaw;
 	job->started_ms = util_now_ms();
 	job->deadline_ms = job->started_ms + timeout_ms;
+	stores_let_go(agent);
 	step(agent, FAILBACK_CONVERGE);
 	agent_schedule(agent, 0);
 	return 0;

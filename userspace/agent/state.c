@@ -130,6 +130,11 @@ static void state_disk(struct agent *agent, const json_t *json)
 	disk->initial = !json_is_true(json_object_get(json, "initial_done"));
 	if (kernel)
 		sscanf(kernel, "%" SCNx64, &disk->kernel_id);
+	state_name(json, "store", disk->store.wanted, sizeof(disk->store.wanted));
+	state_name(json, "store_identity", disk->store.identity, sizeof(disk->store.identity));
+	state_name(json, "store_device", disk->store.device, sizeof(disk->store.device));
+	disk->store.offset_bytes = (uint64_t)json_integer_value(json_object_get(json, "store_offset"));
+	disk->store.generation = (uint64_t)json_integer_value(json_object_get(json, "store_generation"));
 	state_name(json, "by_id", disk->names.by_id, sizeof(disk->names.by_id));
 	state_name(json, "by_path", disk->names.by_path, sizeof(disk->names.by_path));
 	state_name(json, "ptuuid", disk->names.ptuuid, sizeof(disk->names.ptuuid));
@@ -150,7 +155,7 @@ int state_load(struct agent *agent)
 	rc = state_machine(agent);
 	if (rc)
 		return rc;
-	state_path(agent, "disks.json", path);
+	state_path(agent, STATE_DISKS_NAME, path);
 	rc = util_read_json(path, &json, error, sizeof(error));
 	if (rc == -ENOENT)
 		return 0;
@@ -193,8 +198,14 @@ void state_save(struct agent *agent)
 						!disk->initial, "by_id", disk->names.by_id, "by_path",
 						disk->names.by_path, "ptuuid", disk->names.ptuuid, "uuid",
 						disk->names.uuid));
+		json_object_update_new(json_array_get(disks, i),
+				       json_pack("{s:s, s:s, s:I, s:s, s:I}", "store", disk->store.wanted,
+						 "store_identity", disk->store.identity, "store_generation",
+						 (json_int_t)disk->store.generation, "store_device",
+						 disk->store.device, "store_offset",
+						 (json_int_t)disk->store.offset_bytes));
 	}
-	state_path(agent, "disks.json", path);
+	state_path(agent, STATE_DISKS_NAME, path);
 	rc = json ? util_write_json(path, json) : -ENOMEM;
 	if (rc)
 		state_trouble(agent, path, rc);

@@ -24,6 +24,7 @@
 #include "points.h"
 #include "ship.h"
 #include "snapshot.h"
+#include "stores.h"
 #include "tag.h"
 #include "util.h"
 
@@ -116,6 +117,7 @@ static json_t *disk_json(const struct agent *agent, const struct agent_disk *dis
 				  (json_int_t)info->map_bytes, "unreadable",
 				  (json_int_t)disk->bad_count, "cursor_bytes",
 				  (json_int_t)disk->cursor_bytes));
+		json_object_set_new(json, "store", stores_json(agent, disk));
 		json_object_set_new(json, "counters",
 				    json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "escapes",
 					      (json_int_t)info->escapes, "late", (json_int_t)info->late,

@@ -26,7 +26,7 @@ struct tracker_image;
  * struct tracker_ops - a kind of tracker
  * @open: @argument: path of the module or NULL (cbt), directory (file). @error gets a text.
  * @resolve: the dev_t under which @path (block device) is known here
- * @attach, @detach, @get, @cut, @commit, @abort, @mark: as in cbt.h
+ * @store_format, @store_add, @store_drop, @attach, @detach, @get, @cut, @commit, @abort, @mark: as in cbt.h
  * @extents_open: enumerate the open epoch of @disk from byte @from_bytes
  * @extents_read: up to @max records, ascending; 0 at the end
  * @image_path: where the image of @disk is found
@@ -44,7 +44,10 @@ struct tracker_ops {
 	int (*info)(struct tracker *tracker, struct cbt_info *info);
 	int (*resolve)(struct tracker *tracker, const char *path, dev_t *dev);
 	int (*attach)(struct tracker *tracker, const char *path, dev_t dev, uint32_t granule_bytes,
-		      struct cbt_disk *disk);
+		      const struct cbt_store *store, struct cbt_disk *disk);
+	int (*store_format)(struct tracker *tracker, dev_t dev, const struct cbt_store *store, uint32_t granule_bytes);
+	int (*store_add)(struct tracker *tracker, dev_t dev, const struct cbt_store *store, struct cbt_disk *disk);
+	int (*store_drop)(struct tracker *tracker, dev_t dev);
 	int (*detach)(struct tracker *tracker, dev_t dev, bool force);
 	int (*get)(struct tracker *tracker, dev_t dev, struct cbt_disk *disk);
 	int (*cut)(struct tracker *tracker, struct cbt_cut *cut, const dev_t *devs, size_t count);

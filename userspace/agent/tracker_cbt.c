@@ -93,10 +93,27 @@ static int cbt_tracker_resolve(struct tracker *tracker, const char *path, dev_t 
 }
 
 static int cbt_tracker_attach(struct tracker *tracker, const char *path, dev_t dev,
-			      uint32_t granule_bytes, struct cbt_disk *disk)
+			      uint32_t granule_bytes, const struct cbt_store *store, struct cbt_disk *disk)
 {
 	(void)path;
-	return cbt_attach(tracker->cbt, dev, granule_bytes, disk);
+	return cbt_attach(tracker->cbt, dev, granule_bytes, store, disk);
+}
+
+static int cbt_tracker_store_format(struct tracker *tracker, dev_t dev, const struct cbt_store *store,
+				    uint32_t granule_bytes)
+{
+	return cbt_store_format(tracker->cbt, dev, store, granule_bytes);
+}
+
+static int cbt_tracker_store_add(struct tracker *tracker, dev_t dev, const struct cbt_store *store,
+				 struct cbt_disk *disk)
+{
+	return cbt_store_add(tracker->cbt, dev, store, disk);
+}
+
+static int cbt_tracker_store_drop(struct tracker *tracker, dev_t dev)
+{
+	return cbt_store_drop(tracker->cbt, dev);
 }
 
 static int cbt_tracker_detach(struct tracker *tracker, dev_t dev, bool force)
@@ -249,6 +266,9 @@ const struct tracker_ops tracker_cbt_ops = {
 	.info = cbt_tracker_info,
 	.resolve = cbt_tracker_resolve,
 	.attach = cbt_tracker_attach,
+	.store_format = cbt_tracker_store_format,
+	.store_add = cbt_tracker_store_add,
+	.store_drop = cbt_tracker_store_drop,
 	.detach = cbt_tracker_detach,
 	.get = cbt_tracker_get,
 	.cut = cbt_tracker_cut,

@@ -341,6 +341,7 @@ static int file_get(struct tracker *tracker, dev_t dev, struct cbt_disk *out)
 	snprintf(out->name, sizeof(out->name), "%s", disk->name);
 	out->id = disk->id;
 	out->size_bytes = disk->size_bytes;
+	out->store_risk_bytes = disk->size_bytes;
 	out->granule_bytes = disk->granule_bytes;
 	out->epoch = disk->epoch;
 	out->epoch_committed = disk->committed;
@@ -360,9 +361,31 @@ static int file_get(struct tracker *tracker, dev_t dev, struct cbt_disk *out)
 	return 0;
 }
 
-static int file_attach(struct tracker *tracker, const char *path, dev_t dev, uint32_t granule_bytes,
-		       struct cbt_disk *out)
+/* Its dirty extents outlive the agent as the module does; there is no restart of a machine here. */
+static int file_store_format(struct tracker *tracker, dev_t dev, const struct cbt_store *store,
+			     uint32_t granule_bytes)
 {
+	(void)dev;
+	(void)store;
+	(void)granule_bytes;
+	return file_fail(tracker, -EOPNOTSUPP, "this tracker has no stores");
+}
+
+static int file_store_add(struct tracker *tracker, dev_t dev, const struct cbt_store *store, struct cbt_disk *out)
+{
+	(void)out;
+	return file_store_format(tracker, dev, store, 0);
+}
+
+static int file_store_drop(struct tracker *tracker, dev_t dev)
+{
+	return file_store_format(tracker, dev, NULL, 0);
+}
+
+static int file_attach(struct tracker *tracker, const char *path, dev_t dev, uint32_t granule_bytes,
+		       const struct cbt_store *store, struct cbt_disk *out)
+{
+	(void)store;
 	const char *base = strrchr(path, '/') ? strrchr(path, '/') + 1 : path;
 	struct file_disk *disk = file_find(tracker, dev);
 	char state[PATH_MAX];
@@ -736,6 +759,9 @@ const struct tracker_ops tracker_file_ops = {
 	.info = file_info,
 	.resolve = file_resolve,
 	.attach = file_attach,
+	.store_format = file_store_format,
+	.store_add = file_store_add,
+	.store_drop = file_store_drop,
 	.detach = file_detach,
 	.get = file_get,
 	.cut = file_cut,

@@ -24,7 +24,7 @@ enum cli_daemon { CLI_AGENT, CLI_PROCESS_SERVER, CLI_MASTER_TARGET, CLI_DAEMONS 
  */
 struct cli_options {
 	const char *socket;
-	const char *name, *mount;
+	const char *name, *mount, *store;
 	uint64_t granule_bytes, timeout_ms, watch_ms;
 	bool json, force, yes, thaw, stop, watch, release;
 	int argc; /* what is left: arguments of the command */

@@ -32,7 +32,7 @@ enum cli_exit command_disk_attach(const struct cli_options *options)
 	enum cli_exit rc;
 
 	if (options->argc != 1) {
-		cli_error("reprotect disk attach DEVICE [--name NAME] [--granule 4K]",
+		cli_error("reprotect disk attach DEVICE [--name NAME] [--granule 4K] [--store auto]",
 			  "disk attach: name one disk");
 		return CLI_USAGE;
 	}
@@ -46,6 +46,8 @@ enum cli_exit command_disk_attach(const struct cli_options *options)
 	if (request && options->granule_bytes)
 		json_object_set_new(request, "granule",
 				    json_integer((json_int_t)options->granule_bytes));
+	if (request && options->store)
+		json_object_set_new(request, "store", json_string(options->store));
 	rc = cli_call(options, CLI_AGENT, request, &answer);
 	if (rc != CLI_OK)
 		return rc;
@@ -83,9 +85,16 @@ enum cli_exit command_disk_detach(const struct cli_options *options)
 	return CLI_OK;
 }
 
+static json_t *kernel_store(const struct cbt_disk *disk)
+{
+	return json_pack("{s:s, s:b, s:s, s:I}", "state", cbt_store_state_name(disk->store_state), "trusted",
+			 disk->store_trusted, "reason", disk->store_reason, "risk_bytes",
+			 (json_int_t)disk->store_risk_bytes);
+}
+
 static json_t *kernel_disk(const struct cbt_disk *disk, const json_t *report)
 {
-	return json_pack("{s:s, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:b}", "kernel_name", disk->name,
+	return json_pack("{s:o, s:s, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:b}", "store", kernel_store(disk), "kernel_name", disk->name,
 			 "early", early_report_disk(report, disk->id) != NULL,
 			 "size_bytes", (json_int_t)disk->size_bytes, "granule_bytes",
 			 (json_int_t)disk->granule_bytes, "dirty_bytes", (json_int_t)disk->dirty_bytes,
@@ -124,6 +133,23 @@ static enum cli_exit list_kernel(json_t **list)
 	return CLI_OK;
 }
 
+/* What keeps the map over a restart, and what a power cut now would cost. */
+static void print_store(const json_t *disk)
+{
+	const json_t *store = json_object_get(disk, "store"), *error = json_object_get(store, "error");
+	const char *state = cli_text(store, "state"), *path = cli_text(store, "path");
+	char risk[32];
+
+	if (!store)
+		return;
+	printf("    store: %s%s%s; after a power cut now: %s to send again\n", state, *path ? " in " : "", path,
+	       conf_format_bytes(cli_number(store, "risk_bytes"), risk, sizeof(risk)));
+	if (error)
+		printf("    %s (%s)\n", cli_text(error, "message"), cli_text(error, "remedy"));
+	else if (!strcmp(state, "failed"))
+		printf("    the store was given up: %s\n", cli_text(store, "reason"));
+}
+
 static void print_list(const json_t *list)
 {
 	const json_t *disk;
@@ -153,6 +179,7 @@ static void print_list(const json_t *list)
 		       cli_true(disk, "early") ? ", since early boot" : "");
 		if (error)
 			printf("    %s (%s)\n", cli_text(error, "message"), cli_text(error, "remedy"));
+		print_store(disk);
 	}
 }
 

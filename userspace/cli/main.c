@@ -59,6 +59,7 @@ enum {
 	OPTION_SOCKET,
 	OPTION_TIMEOUT,
 	OPTION_MOUNT,
+	OPTION_STORE,
 	OPTION_RELEASE
 };
 
@@ -70,6 +71,8 @@ static const struct {
 	{ TAKES_JSON, { "json", 'j', NULL, 0, "Print JSON", 0 } },
 	{ TAKES_NAME, { "name", OPTION_NAME, "NAME", 0, "Stable name of the disk (default: its kernel name)", 0 } },
 	{ TAKES_NAME, { "granule", OPTION_GRANULE, "BYTES", 0, "Unit of tracking, 4K to 1M (default 4K)", 0 } },
+	{ TAKES_NAME,
+	  { "store", OPTION_STORE, "WHERE", 0, "Crash-safe store: none, auto, or a device or file (default: agent.conf)", 0 } },
 	{ TAKES_FORCE, { "force", OPTION_FORCE, NULL, 0, "Even while an epoch is open", 0 } },
 	{ TAKES_WATCH,
 	  { "watch", 'w', "SECONDS", OPTION_ARG_OPTIONAL, "Again and again (default: every 2 s)", 0 } },
@@ -118,6 +121,11 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		return 0;
 	case OPTION_MOUNT:
 		options->mount = arg;
+		return 0;
+	case OPTION_STORE:
+		if (strcmp(arg, "none") != 0 && strcmp(arg, "auto") != 0 && arg[0] != '/')
+			argp_error(state, "--store %s: none, auto, or an absolute path", arg);
+		options->store = arg;
 		return 0;
 	case OPTION_RELEASE:
 		options->release = true;

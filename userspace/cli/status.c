@@ -99,6 +99,7 @@ static void print_agent(const json_t *json)
 		}
 		if (!json_equal(json_object_get(disk, "error"), json_object_get(json, "error")))
 			print_problem(disk, "error", "    ");
+		print_problem(json_object_get(disk, "store"), "error", "    ");
 	}
 }
 

@@ -25,6 +25,7 @@
 #include <sys/time.h>
 
 #define CALL_SECONDS 5
+#define STORE_SECONDS 60
 #define MESSAGE_BYTES 32768u /* 256 disks with their ranges fit into half of it */
 #define LIST_TRIES 5
 
@@ -44,6 +45,7 @@ struct call {
 	int (*reply)(struct nlattr **attrs, struct nlmsghdr *header, void *user);
 	void *user;
 	uint32_t deadline_ms; /* of a hold */
+	unsigned seconds;     /* for the answer; 0: CALL_SECONDS */
 };
 
 static int set_error(struct cbt *cbt, int error, const char *format, ...)
@@ -69,8 +71,7 @@ static int nl_failed(struct cbt *cbt, int nl_error)
 {
 	switch (-nl_error) {
 	case NLE_AGAIN:
-		return set_error(cbt, -ETIMEDOUT, "the kernel module did not answer within %d s",
-				 CALL_SECONDS);
+		return set_error(cbt, -ETIMEDOUT, "the kernel module did not answer in time");
 	case NLE_NOMEM:
 		return set_error(cbt, -ENOMEM, "out of memory");
 	case NLE_MSGSIZE:
@@ -185,7 +186,7 @@ static int on_interrupted(struct nl_msg *message, void *user)
 
 static int wait_answer(struct call *call)
 {
-	uint64_t deadline = util_now_ms() + CALL_SECONDS * 1000u;
+	uint64_t deadline = util_now_ms() + (call->seconds ? call->seconds : CALL_SECONDS) * 1000u;
 	struct nl_cb *callbacks = nl_cb_alloc(NL_CB_DEFAULT);
 	int error = 0;
 
@@ -199,8 +200,11 @@ static int wait_answer(struct call *call)
 	nl_cb_set(callbacks, NL_CB_DUMP_INTR, NL_CB_CUSTOM, on_interrupted, call);
 	while (!call->over && error >= 0) {
 		/* The socket's receive timeout bounds one wait, this all of them. */
-		error = util_now_ms() < deadline ? nl_recvmsgs(call->cbt->socket, callbacks) :
-						   -NLE_AGAIN;
+		error = nl_recvmsgs(call->cbt->socket, callbacks);
+		if (error == -NLE_AGAIN && util_now_ms() < deadline)
+			error = 0;
+		else if (error >= 0 && !call->over && util_now_ms() >= deadline)
+			error = -NLE_AGAIN;
 	}
 	nl_cb_put(callbacks);
 	if (call->over)
@@ -299,6 +303,16 @@ static int get_disk(struct nlattr *nest, struct cbt_disk *disk)
 	get_u64(attrs, BLKCBT_A_HELD_MAX_NS, &disk->held_max_ns);
 	get_text(attrs, BLKCBT_A_DOWNGRADE_REASON, disk->downgrade_reason,
 		 sizeof(disk->downgrade_reason));
+	get_u32(attrs, BLKCBT_A_STORE_STATE, &disk->store_state);
+	disk->store_trusted = attrs[BLKCBT_A_STORE_TRUSTED] != NULL;
+	get_text(attrs, BLKCBT_A_STORE_REASON, disk->store_reason, sizeof(disk->store_reason));
+	get_u64(attrs, BLKCBT_A_STORE_GENERATION, &disk->store_generation);
+	get_u64(attrs, BLKCBT_A_STORE_HOT, &disk->store_hot);
+	get_u64(attrs, BLKCBT_A_STORE_WRITES, &disk->store_writes);
+	get_u64(attrs, BLKCBT_A_STORE_PARKED, &disk->store_parked);
+	disk->store_risk_bytes = disk->size_bytes;
+	get_u64(attrs, BLKCBT_A_STORE_RISK_BYTES, &disk->store_risk_bytes);
+	get_u64(attrs, BLKCBT_A_STORE_MEMORY_BYTES, &disk->store_memory_bytes);
 	return 0;
 }
 
@@ -308,6 +322,20 @@ static int put_dev(struct nl_msg *message, dev_t dev)
 	int error = nla_put_u32(message, BLKCBT_A_MAJOR, major(dev));
 
 	return error < 0 ? error : nla_put_u32(message, BLKCBT_A_MINOR, minor(dev));
+}
+
+static int put_store(struct nl_msg *message, const struct cbt_store *store)
+{
+	int error;
+
+	if (store->fd < 0)
+		return nla_put_flag(message, BLKCBT_A_STORE_AWAITED);
+	error = nla_put_u32(message, BLKCBT_A_STORE_FD, (uint32_t)store->fd);
+	if (error >= 0)
+		error = nla_put(message, BLKCBT_A_IDENTITY, (int)strlen(store->identity), store->identity);
+	if (error >= 0 && store->generation_min)
+		error = nla_put_u64(message, BLKCBT_A_STORE_GENERATION, store->generation_min);
+	return error;
 }
 
 static int put_range(struct nl_msg *message, const struct cbt_range *range)
@@ -432,21 +460,68 @@ static int reply_disk(struct nlattr **attrs, struct nlmsghdr *header, void *user
 	return attrs[BLKCBT_A_DISK] ? get_disk(attrs[BLKCBT_A_DISK], user) : -EPROTO;
 }
 
-int cbt_attach(struct cbt *cbt, dev_t dev, uint32_t granule_bytes, struct cbt_disk *disk)
+/* A request that names a disk and, perhaps, its granule and its store. */
+static int call_disk(struct call *call, uint8_t command, dev_t dev, uint32_t granule_bytes,
+		     const struct cbt_store *store)
 {
-	struct call call = { .cbt = cbt, .reply = reply_disk, .user = disk };
-	struct nl_msg *message = new_request(cbt, BLKCBT_CMD_ATTACH, 0);
+	struct nl_msg *message = new_request(call->cbt, command, 0);
 	int bad = message ? put_dev(message, dev) : 0;
 
-	*disk = (struct cbt_disk){ 0 };
+	if (store)
+		call->seconds = STORE_SECONDS;
 	if (message && bad >= 0 && granule_bytes)
 		bad = nla_put_u32(message, BLKCBT_A_GRANULE_BYTES, granule_bytes);
-	return call_kernel(&call, message, bad);
+	if (message && bad >= 0 && store)
+		bad = put_store(message, store);
+	return call_kernel(call, message, bad);
+}
+
+int cbt_attach(struct cbt *cbt, dev_t dev, uint32_t granule_bytes, const struct cbt_store *store,
+	       struct cbt_disk *disk)
+{
+	struct call call = { .cbt = cbt, .reply = reply_disk, .user = disk };
+
+	*disk = (struct cbt_disk){ 0 };
+	return call_disk(&call, BLKCBT_CMD_ATTACH, dev, granule_bytes, store);
+}
+
+int cbt_store_format(struct cbt *cbt, dev_t dev, const struct cbt_store *store, uint32_t granule_bytes)
+{
+	struct call call = { .cbt = cbt };
+
+	return call_disk(&call, BLKCBT_CMD_STORE_FORMAT, dev, granule_bytes, store);
+}
+
+int cbt_store_add(struct cbt *cbt, dev_t dev, const struct cbt_store *store, struct cbt_disk *disk)
+{
+	struct call call = { .cbt = cbt, .reply = reply_disk, .user = disk };
+
+	*disk = (struct cbt_disk){ 0 };
+	return call_disk(&call, BLKCBT_CMD_STORE_ADD, dev, 0, store);
+}
+
+int cbt_store_drop(struct cbt *cbt, dev_t dev)
+{
+	struct call call = { .cbt = cbt, .seconds = STORE_SECONDS };
+
+	return call_disk(&call, BLKCBT_CMD_STORE_DROP, dev, 0, NULL);
+}
+
+const char *cbt_store_state_name(uint32_t state)
+{
+	static const char *const names[] = {
+		[BLKCBT_STORE_ID_NONE] = "none",
+		[BLKCBT_STORE_ID_AWAITED] = "awaited",
+		[BLKCBT_STORE_ID_ACTIVE] = "active",
+		[BLKCBT_STORE_ID_FAILED] = "failed",
+	};
+
+	return state < sizeof(names) / sizeof(names[0]) ? names[state] : "unknown";
 }
 
 int cbt_detach(struct cbt *cbt, dev_t dev, bool force)
 {
-	struct call call = { .cbt = cbt };
+	struct call call = { .cbt = cbt, .seconds = STORE_SECONDS }; /* its store is saved */
 	struct nl_msg *message = new_request(cbt, BLKCBT_CMD_DETACH, 0);
 	int bad = message ? put_dev(message, dev) : 0;
 

@@ -39,6 +39,23 @@ struct cbt_disk {
 	uint32_t epoch_mode; /* enum blkcbt_epoch_mode, of the open epoch */
 	uint64_t budget_bytes, preserved_bytes, preserves, downgrades, held, held_max_ns;
 	char downgrade_reason[160];
+	uint32_t store_state; /* enum blkcbt_store_state_id */
+	bool store_trusted;
+	char store_reason[256];
+	uint64_t store_generation, store_hot, store_writes, store_parked;
+	uint64_t store_risk_bytes, store_memory_bytes;
+};
+
+/**
+ * struct cbt_store - the crash-safe store of a disk, for the kernel to take
+ * @fd: the file or block device, open; -1: it is awaited, to be added later
+ * @identity: name of the disk that must stand in it
+ * @generation_min: the least that is trusted
+ */
+struct cbt_store {
+	int fd;
+	char identity[BLKCBT_IDENTITY_BYTES + 1];
+	uint64_t generation_min;
 };
 
 /**
@@ -69,7 +86,9 @@ const char *cbt_error(const struct cbt *cbt);
 /** cbt_mode_name - a word for a mode of the module, also one that a later module has */
 const char *cbt_mode_name(uint32_t gate_mode);
 int cbt_get_info(struct cbt *cbt, struct cbt_info *info);
-int cbt_attach(struct cbt *cbt, dev_t dev, uint32_t granule_bytes, struct cbt_disk *disk);
+/** cbt_attach - @store: NULL: none, everything starts dirty */
+int cbt_attach(struct cbt *cbt, dev_t dev, uint32_t granule_bytes, const struct cbt_store *store,
+	       struct cbt_disk *disk);
 int cbt_detach(struct cbt *cbt, dev_t dev, bool force);
 int cbt_get(struct cbt *cbt, dev_t dev, struct cbt_disk *disk);
 /** cbt_list - all tracked disks; *disks is malloc'ed */
@@ -78,6 +97,13 @@ int cbt_cut(struct cbt *cbt, struct cbt_cut *cut, const dev_t *devs, size_t coun
 int cbt_commit(struct cbt *cbt, uint64_t epoch, const struct cbt_range *ranges, size_t count);
 int cbt_abort(struct cbt *cbt, uint64_t epoch, const dev_t *devs, size_t count);
 int cbt_mark(struct cbt *cbt, const struct cbt_range *range);
+
+/* The store: reading a large one takes its time, STORE_SECONDS at most. */
+int cbt_store_format(struct cbt *cbt, dev_t dev, const struct cbt_store *store, uint32_t granule_bytes);
+int cbt_store_add(struct cbt *cbt, dev_t dev, const struct cbt_store *store, struct cbt_disk *disk);
+int cbt_store_drop(struct cbt *cbt, dev_t dev);
+/** cbt_store_state_name - none, awaited, active, failed */
+const char *cbt_store_state_name(uint32_t state);
 
 /** cbt_hold - make writers to @devs wait, @deadline_ms at most (0: the module's default) */
 int cbt_hold(struct cbt *cbt, const dev_t *devs, size_t count, uint32_t deadline_ms, uint64_t *hold_id);

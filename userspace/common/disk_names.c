@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 
 #include "util.h"
 
@@ -74,6 +75,27 @@ static void find_link(const char *directory, const char *kind, dev_t dev, char o
 		}
 	}
 	closedir(links);
+}
+
+bool disk_names_device(const char *directory, dev_t dev, char *out, size_t out_bytes)
+{
+	static const char *const kinds[] = { "by-partuuid", "by-id" };
+	char link[160], path[64], line[256];
+
+	for (size_t i = 0; i < ARRAY_LENGTH(kinds); i++) {
+		find_link(directory, kinds[i], dev, link);
+		if (link[0])
+			return (size_t)snprintf(out, out_bytes, "%s", link) < out_bytes;
+	}
+	snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/uevent", major(dev), minor(dev));
+	CLEANUP_FILE FILE *file = fopen(path, "re");
+	while (file && fgets(line, sizeof(line), file)) {
+		if (strncmp(line, "DEVNAME=", 8) != 0)
+			continue;
+		line[strcspn(line, "\n")] = '\0';
+		return (size_t)snprintf(out, out_bytes, "/dev/%s", line + 8) < out_bytes;
+	}
+	return false;
 }
 
 static void take(blkid_probe probe, const char *key, char out[64])

@@ -7,6 +7,8 @@
 #ifndef REPROTECT_DISK_NAMES_H
 #define REPROTECT_DISK_NAMES_H
 
+#include <stdbool.h>
+#include <stddef.h>
 #include <sys/types.h>
 
 #define DISK_NAMES_DIRECTORY "/dev/disk" /* udev's; another one in tests */
@@ -23,6 +25,13 @@ struct disk_names {
 
 /** disk_names_of - find the names of @device. Reads the beginning and the end of the disk. */
 void disk_names_of(const char *directory, const char *device, struct disk_names *names);
+
+/**
+ * disk_names_device - a path of any block device, a partition or volume as well, that survives a reboot
+ *
+ * The kernel's own when there is none. False: it has no path at all.
+ */
+bool disk_names_device(const char *directory, dev_t dev, char *out, size_t out_bytes);
 
 /** disk_names_any - whether there is any at all */
 int disk_names_any(const struct disk_names *names);

@@ -21,6 +21,8 @@
 static const struct conf_key keys[] = {
 	{ "early", "module", CONF_STRING, offsetof(struct early_conf, module), NULL, 0, 0, NULL,
 	  "path of blkcbt.ko; default: looked up" },
+	{ "early", "state", CONF_STRING, offsetof(struct early_conf, state), NULL, 0, 0, NULL,
+	  "what the agent remembers of its disks" },
 	{ "early", "wait", CONF_MS, offsetof(struct early_conf, wait_ms), "1500ms", 0, 3000, NULL,
 	  "how long to wait for disks that are not there yet, all together" },
 	{ "disk", "device", CONF_STRING, offsetof(struct early_disk, device), NULL, 0, 0, NULL,
@@ -37,6 +39,12 @@ static const struct conf_key keys[] = {
 	  BLKCBT_GRANULE_MIN, BLKCBT_GRANULE_MAX, NULL, "unit of tracking" },
 	{ "disk", "store", CONF_STRING, offsetof(struct early_disk, store), NULL, 0, 0, NULL,
 	  "block device or file that keeps its map over a reboot" },
+	{ "disk", "identity", CONF_STRING, offsetof(struct early_disk, identity), NULL, 0, 0, NULL,
+	  "the disk's name in its store" },
+	{ "disk", "store_device", CONF_STRING, offsetof(struct early_disk, store_device), NULL, 0, 0, NULL,
+	  "block device where the store begins" },
+	{ "disk", "store_offset", CONF_BYTES, offsetof(struct early_disk, store_offset), NULL, 0, 0, NULL,
+	  "and at which byte of it" },
 	{ 0 },
 };
 
@@ -91,6 +99,11 @@ int early_conf_load(struct early_conf *conf, const char *path, char *error, size
 		if (!rc)
 			rc = take_name(path, disk->name, disk->by_path, names->by_path,
 				       sizeof(names->by_path), error, error_bytes);
+		if (!rc && disk->store && (!disk->identity || strlen(disk->identity) > BLKCBT_IDENTITY_BYTES)) {
+			snprintf(error, error_bytes, "%s: [disk %s]: a store needs an identity of at most %u bytes",
+				 path, disk->name, BLKCBT_IDENTITY_BYTES);
+			rc = -EINVAL;
+		}
 		if (!rc && !disk->device && !disk_names_any(names)) {
 			snprintf(error, error_bytes, "%s: [disk %s]: no name of a disk", path, disk->name);
 			rc = -EINVAL;
@@ -125,10 +138,10 @@ char *early_conf_text(const struct early_conf *conf)
 	fputs("# Written by reprotect-agent: the disks that reprotect-early(8) attaches before the root file\n"
 	      "# system is mounted. Part of the initramfs: after a change run update-initramfs -u.\n",
 	      file);
-	if (conf->module) {
+	if (conf->module || conf->state)
 		fputs("\n[early]\n", file);
-		put(file, "module", conf->module);
-	}
+	put(file, "module", conf->module);
+	put(file, "state", conf->state);
 	for (size_t i = 0; i < conf->disk_count; i++) {
 		const struct early_disk *disk = &conf->disks[i];
 
@@ -140,7 +153,13 @@ char *early_conf_text(const struct early_conf *conf)
 		put(file, "by_path", disk->names.by_path);
 		if (disk->granule_bytes)
 			fprintf(file, "granule_bytes = %" PRIu64 "\n", disk->granule_bytes);
+		if (!disk->store)
+			continue;
 		put(file, "store", disk->store);
+		put(file, "identity", disk->identity);
+		put(file, "store_device", disk->store_device);
+		if (disk->store_device)
+			fprintf(file, "store_offset = %" PRIu64 "\n", disk->store_offset);
 	}
 	if (fclose(file)) {
 		free(text);

@@ -24,23 +24,27 @@
  * @names: what it is found by; @device only when all of these are empty
  * @granule_bytes: 0: the module's default
  * @store: block device or file with the disk's crash-safe store, NULL: none
+ * @identity: the disk's name in its store
+ * @store_device, @store_offset: the block device where the store begins, and at which byte of it
  */
 struct early_disk {
 	char *name;
 	char *device;
 	struct disk_names names;
 	uint64_t granule_bytes;
-	char *store;
+	char *store, *identity, *store_device;
+	uint64_t store_offset;
 	char *by_id, *ptuuid, *uuid, *by_path; /* as read; @names has them afterwards */
 };
 
 /**
  * struct early_conf - the list
  * @module: path of blkcbt.ko, NULL: looked up
+ * @state: file of the agent that says which generation of a store is the least to be trusted
  * @wait_ms: how long to wait for disks that are not there yet, all together
  */
 struct early_conf {
-	char *module;
+	char *module, *state;
 	uint64_t wait_ms;
 	struct early_disk disks[EARLY_DISKS_MAX];
 	size_t disk_count;

@@ -4,15 +4,23 @@
  * report up to date at every step, so that it says how far this came if the program is killed or dies.
  * Called by main.c.
  *
- * Runs up to twice in a boot. What an earlier run attached keeps its entry in the report.
+ * Runs several times in a boot. What an earlier run attached keeps its entry in the report.
+ *
+ * A disk with a store is attached awaiting it: nothing of it is dirty but what is written from then on.
+ * Should the machine stop before the store was added, those writes are known to nobody. Therefore the store
+ * is marked first, at its place on its device, with the number of this boot (store_mark()). A disk
+ * whose store cannot be marked is attached as one without a store: all of it is dirty.
  */
 #include "attach.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/utsname.h>
 #include <time.h>
@@ -20,6 +28,7 @@
 #include "cbt.h"
 #include "early.h"
 #include "log.h"
+#include "store.h"
 #include "util.h"
 
 #define POLL_MS 50
@@ -31,6 +40,7 @@ struct run {
 	json_t *report, *disks;
 	const json_t *before; /* report of an earlier run, or NULL */
 	bool attached[EARLY_DISKS_MAX], failed[EARLY_DISKS_MAX];
+	enum { MARK_NOT_YET, MARK_DONE, MARK_LATER, MARK_NONE } mark[EARLY_DISKS_MAX];
 };
 
 static void write_report(struct run *run)
@@ -108,10 +118,53 @@ static void disk_problem(struct run *run, size_t i, const char *message, const c
 	json_object_set_new(disk_entry(run, i), "error", problem_json(message, remedy));
 }
 
+static void store_entry(struct run *run, size_t i, const char *state, const char *reason)
+{
+	json_t *entry = disk_entry(run, i);
+
+	json_object_set_new(entry, "store_state", json_string(state));
+	if (reason && *reason)
+		json_object_set_new(entry, "store_reason", json_string(reason));
+	else
+		json_object_del(entry, "store_reason");
+}
+
+/*
+ * Before anything else, whatever then becomes of the disk: without the module, or the disk, this boot
+ * is one in which it may be written and nobody knows.
+ */
+static void mark_store(struct run *run, size_t i)
+{
+	const struct early_disk *disk = &run->conf.disks[i];
+	char text[512] = "the agent has not written down where it is";
+	int rc = -ENODATA;
+
+	if (!disk->store || run->mark[i] == MARK_DONE || run->mark[i] == MARK_NONE)
+		return;
+	step(run, "marking the store of disk %s", disk->name);
+	if (disk->store_device)
+		rc = store_mark(disk->store_device, disk->store_offset, disk->identity, text, sizeof(text));
+	/* A volume may appear later, but before anything is mounted. */
+	run->mark[i] = !rc ? MARK_DONE :
+		       (rc == -ENOENT || rc == -ENXIO) && !run->options->last ? MARK_LATER :
+										MARK_NONE;
+	store_entry(run, i, rc ? "none" : "awaited", rc ? text : NULL);
+	if (run->mark[i] == MARK_NONE)
+		log_warning("disk %s: its store cannot be marked: %s: attached without, all of it is dirty", disk->name,
+			    text);
+}
+
+static void mark_stores(struct run *run)
+{
+	for (size_t i = 0; i < run->conf.disk_count; i++)
+		mark_store(run, i);
+}
+
 /* One attempt. A disk that is not there is tried again; one that cannot be attached is not. */
 static void try_disk(struct run *run, size_t i)
 {
 	const struct early_disk *disk = &run->conf.disks[i];
+	static const struct cbt_store awaited = { .fd = -1 };
 	char found[224] = "", text[512];
 	struct cbt_disk info;
 	dev_t dev = 0;
@@ -130,10 +183,22 @@ static void try_disk(struct run *run, size_t i)
 					       "agent, then update-initramfs -u");
 		return;
 	}
+	if (!cbt_get(run->cbt, dev, &info)) {
+		disk_attached(run, i, &info, found);
+		return;
+	}
+	mark_store(run, i);
+	if (run->mark[i] == MARK_LATER) {
+		snprintf(text, sizeof(text), "disk %s: the device of its store is not there yet: %s", disk->name,
+			 disk->store_device);
+		disk_problem(run, i, text, "it is attached without its store before anything is mounted");
+		return;
+	}
 	step(run, "attaching disk %s", disk->name);
-	rc = cbt_attach(run->cbt, dev, (uint32_t)disk->granule_bytes, &info);
-	if (rc == -EEXIST)
-		rc = cbt_get(run->cbt, dev, &info);
+	rc = cbt_attach(run->cbt, dev, (uint32_t)disk->granule_bytes, disk->store ? &awaited : NULL, &info);
+	/* All of it dirty, but so that it can be given a store later. */
+	if (!rc && run->mark[i] == MARK_NONE)
+		rc = cbt_store_drop(run->cbt, dev) ? : cbt_get(run->cbt, dev, &info);
 	if (!rc) {
 		disk_attached(run, i, &info, found);
 		return;
@@ -212,7 +277,6 @@ static void list_disks(struct run *run)
 
 		if (disk->device)
 			json_object_set_new(entry, "device", json_string(disk->device));
-		/* This module takes none; it is said here whose map it is, for when one does. */
 		if (disk->store)
 			json_object_set_new(entry, "store", json_string(disk->store));
 		json_array_append_new(run->disks, entry);
@@ -229,7 +293,119 @@ static int attach_all(struct run *run)
 	list_disks(run);
 	if (!run->conf.disk_count)
 		return 0;
+	mark_stores(run);
 	return module_ready(run) ? 1 : attach_disks(run);
+}
+
+/* The least generation of the disk's store that is trusted, of what the agent remembers. */
+static bool generation_of(const json_t *state, const char *name, uint64_t *generation)
+{
+	const json_t *disk;
+	size_t i;
+
+	json_array_foreach(json_object_get(state, "disks"), i, disk)
+	{
+		const char *its = json_string_value(json_object_get(disk, "name"));
+
+		if (!its || strcmp(its, name) != 0)
+			continue;
+		*generation = (uint64_t)json_integer_value(json_object_get(disk, "store_generation"));
+		return true;
+	}
+	return false;
+}
+
+/* A store is read where it lies: a file of the root file system, or a device. */
+static int open_store(const struct run *run, const struct early_disk *disk)
+{
+	char path[PATH_MAX];
+	struct stat status;
+	int fd;
+
+	if (stat(disk->store, &status) < 0 || !S_ISBLK(status.st_mode))
+		snprintf(path, sizeof(path), "%s%s", run->options->stores, disk->store);
+	else
+		snprintf(path, sizeof(path), "%s", disk->store);
+	/* Not for writing: the file system is read-only still, and is to be made so again one day. */
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	return fd < 0 ? -errno : fd;
+}
+
+static bool tracked_awaiting(struct run *run, size_t i, struct cbt_disk *info)
+{
+	const char *kernel_id = json_string_value(json_object_get(disk_entry(run, i), "kernel_id"));
+	struct cbt_disk *disks = NULL;
+	bool found = false;
+	uint64_t id = 0;
+	size_t count = 0;
+
+	if (!kernel_id || sscanf(kernel_id, "%" SCNx64, &id) != 1 || cbt_list(run->cbt, &disks, &count))
+		return false;
+	for (size_t j = 0; j < count && !found; j++)
+		if (disks[j].id == id && disks[j].store_state == BLKCBT_STORE_ID_AWAITED) {
+			*info = disks[j];
+			found = true;
+		}
+	free(disks);
+	return found;
+}
+
+static void add_store(struct run *run, size_t i, const json_t *state)
+{
+	const struct early_disk *disk = &run->conf.disks[i];
+	struct cbt_store store = { .fd = -1 };
+	struct cbt_disk info;
+	int rc;
+
+	if (!disk->store || !tracked_awaiting(run, i, &info) ||
+	    !generation_of(state, disk->name, &store.generation_min))
+		return;
+	step(run, "adding the store of disk %s", disk->name);
+	snprintf(store.identity, sizeof(store.identity), "%s", disk->identity);
+	CLEANUP_FD int fd = open_store(run, disk);
+	store.fd = fd;
+	rc = fd < 0 ? fd : cbt_store_add(run->cbt, info.dev, &store, &info);
+	if (rc) {
+		log_warning("disk %s: its store cannot be added yet: %s (the agent tries again)", disk->name,
+			    fd < 0 || !cbt_error(run->cbt)[0] ? strerror(-rc) : cbt_error(run->cbt));
+		return;
+	}
+	store_entry(run, i, info.store_trusted ? "trusted" : cbt_store_state_name(info.store_state), info.store_reason);
+	json_object_set_new(disk_entry(run, i), "dirty_bytes", json_integer((json_int_t)info.dirty_bytes));
+	log_info("disk %s: store added%s%s", disk->name, info.store_trusted ? "" : ", not trusted: ", info.store_reason);
+}
+
+/* The root file system is mounted: what was left without its store gets it. The report goes on. */
+static int add_stores(struct run *run)
+{
+	char error[512] = "", path[PATH_MAX];
+	CLEANUP_JSON json_t *state = NULL;
+
+	if (early_conf_load(&run->conf, run->options->config, error, sizeof(error))) {
+		log_warning("%s", error);
+		return 1;
+	}
+	snprintf(path, sizeof(path), "%s%s", run->options->stores, run->conf.state ? run->conf.state : "/");
+	if (util_read_json(path, &state, error, sizeof(error)) || cbt_open(&run->cbt))
+		return 1;
+	for (size_t i = 0; i < run->conf.disk_count; i++)
+		add_store(run, i, state);
+	return 0;
+}
+
+/* The report of the runs before, to be gone on with. */
+static int run_stores(struct run *run, json_t *before)
+{
+	int rc;
+
+	if (!before)
+		return 1;
+	run->report = json_incref(before);
+	run->disks = json_object_get(before, "disks");
+	rc = add_stores(run);
+	json_object_del(run->report, "step");
+	write_report(run);
+	return rc;
 }
 
 /* Where the report goes; in the initramfs it is the script's, run by hand there may be none yet. */
@@ -256,6 +432,10 @@ int early_run(const struct early_options *options)
 	if (util_read_json(options->report, &before, error, sizeof(error)))
 		before = NULL;
 	run.before = before;
+	if (options->stores) {
+		rc = run_stores(&run, before);
+		goto out;
+	}
 	uname(&kernel);
 	early_conf_id(options->config, id);
 	run.report = json_pack("{s:i, s:b, s:s, s:s, s:s, s:s, s:I, s:[]}", "version", 1, "finished", 0,
@@ -268,6 +448,7 @@ int early_run(const struct early_options *options)
 		return 1;
 	}
 	rc = finish(&run, attach_all(&run));
+out:
 	cbt_close(run.cbt);
 	early_conf_free(&run.conf);
 	json_decref(run.report);

@@ -29,13 +29,15 @@ struct main_options {
 	unsigned limit_seconds;
 };
 
-enum { OPTION_REPORT = 256, OPTION_WHEN, OPTION_NO_WAIT, OPTION_LIMIT };
+enum { OPTION_REPORT = 256, OPTION_WHEN, OPTION_NO_WAIT, OPTION_LIMIT, OPTION_LAST, OPTION_STORES };
 
 static const struct argp_option argp_table[] = {
 	{ "config", 'c', "FILE", 0, "Read FILE instead of " EARLY_CONF_PATH, 0 },
 	{ "report", OPTION_REPORT, "FILE", 0, "Write the report to FILE instead of " EARLY_REPORT_PATH, 0 },
 	{ "when", OPTION_WHEN, "TEXT", 0, "Where in the boot this is, for the report", 0 },
 	{ "no-wait", OPTION_NO_WAIT, NULL, 0, "Do not wait for disks that are not there", 0 },
+	{ "last", OPTION_LAST, NULL, 0, "The root file system is mounted next: leave nothing for later", 0 },
+	{ "stores", OPTION_STORES, "ROOT", 0, "The root file system is mounted at ROOT: give the disks their stores", 0 },
 	{ "limit", OPTION_LIMIT, "SECONDS", 0, "End after so many seconds whatever happens (1 to 60; default 5)", 0 },
 	{ 0 },
 };
@@ -58,6 +60,12 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		return 0;
 	case OPTION_NO_WAIT:
 		options->run.wait = false;
+		return 0;
+	case OPTION_LAST:
+		options->run.last = true;
+		return 0;
+	case OPTION_STORES:
+		options->run.stores = arg;
 		return 0;
 	case OPTION_LIMIT:
 		value = strtol(arg, &end, 10);
