@@ -138,7 +138,7 @@ check "the agent writes the list" wait_for 20 test -s "$list"
 check "with its disk and the disk's store" eval 'grep -qx "\[disk root\]" "$list" && grep -qx "device = $T/d1" "$list" && grep -qx "store = $T/root.store" "$list" && grep -qx "state = $T/state/disks.json" "$list" && grep -q "^identity = ." "$list"'
 check "the agent says what keeps the disk from having a store, and what that costs" grep -q "store $T/root.store: cannot be made: .*a power cut would cost a resync" "$T/agent.log"
 check "status says so, too" eval 'cli status | grep "a power cut would cost a resync"'
-check "disk list says what a power cut would cost" eval 'cli disk list | grep "store: none in .*; after a power cut now: 8.0 MiB to send again"'
+check "disk list says what a power cut would cost" eval 'cli disk list | grep "store: none in .*; after a power cut now: 8 MiB to send again"'
 check "the file is as large as it has to be, and nobody else may read it" eval '[ "$(stat -c "%s %a" "$T/root.store")" = "24576 600" ]'
 check "attach" cli disk attach "$T/d2" --name data --granule 64K
 check "the list has it" eval 'grep -qx "\[disk data\]" "$list" && grep -qx "granule_bytes = 65536" "$list"'

@@ -8,8 +8,9 @@
  *
  * A disk with a store is attached awaiting it: nothing of it is dirty but what is written from then on.
  * Should the machine stop before the store was added, those writes are known to nobody. Therefore the store
- * is marked first, at its place on its device, with the number of this boot (store_mark()). A disk
- * whose store cannot be marked is attached as one without a store: all of it is dirty.
+ * is marked before anything is mounted, at its place on its device, with the number of this boot
+ * (store_mark()); after the attaching, for the store may lie on the very disk. A disk whose store cannot be marked
+ * goes on as one without: all of it is dirty. A boot in which the disk is not attached is marked as well.
  */
 #include "attach.h"
 
@@ -129,10 +130,6 @@ static void store_entry(struct run *run, size_t i, const char *state, const char
 		json_object_del(entry, "store_reason");
 }
 
-/*
- * Before anything else, whatever then becomes of the disk: without the module, or the disk, this boot
- * is one in which it may be written and nobody knows.
- */
 static void mark_store(struct run *run, size_t i)
 {
 	const struct early_disk *disk = &run->conf.disks[i];
@@ -154,10 +151,42 @@ static void mark_store(struct run *run, size_t i)
 			    text);
 }
 
+/* A boot without the module, or without the disk, is one in which it may be written and nobody knows. */
 static void mark_stores(struct run *run)
 {
 	for (size_t i = 0; i < run->conf.disk_count; i++)
 		mark_store(run, i);
+}
+
+/* A disk that is attached and awaits its store. False: its device is not there yet. */
+static bool mark_attached(struct run *run, size_t i, struct cbt_disk *info)
+{
+	const struct early_disk *disk = &run->conf.disks[i];
+	char text[512];
+
+	if (!disk->store || info->store_state != BLKCBT_STORE_ID_AWAITED)
+		return true;
+	mark_store(run, i);
+	if (run->mark[i] == MARK_DONE)
+		return true;
+	if (run->mark[i] == MARK_LATER) {
+		snprintf(text, sizeof(text), "disk %s: the device of its store is not there yet: %s", disk->name,
+			 disk->store_device);
+		disk_problem(run, i, text, "it goes on without its store, once anything is to be mounted");
+		return false;
+	}
+	if (cbt_store_drop(run->cbt, info->dev))
+		log_warning("disk %s: still awaits its store: %s", disk->name, cbt_error(run->cbt));
+	else
+		cbt_get(run->cbt, info->dev, info);
+	json_object_set_new(disk_entry(run, i), "dirty_bytes", json_integer((json_int_t)info->dirty_bytes));
+	return true;
+}
+
+static void tracked(struct run *run, size_t i, struct cbt_disk *info, const char *found)
+{
+	disk_attached(run, i, info, found);
+	run->attached[i] = mark_attached(run, i, info);
 }
 
 /* One attempt. A disk that is not there is tried again; one that cannot be attached is not. */
@@ -184,23 +213,13 @@ static void try_disk(struct run *run, size_t i)
 		return;
 	}
 	if (!cbt_get(run->cbt, dev, &info)) {
-		disk_attached(run, i, &info, found);
-		return;
-	}
-	mark_store(run, i);
-	if (run->mark[i] == MARK_LATER) {
-		snprintf(text, sizeof(text), "disk %s: the device of its store is not there yet: %s", disk->name,
-			 disk->store_device);
-		disk_problem(run, i, text, "it is attached without its store before anything is mounted");
+		tracked(run, i, &info, found);
 		return;
 	}
 	step(run, "attaching disk %s", disk->name);
 	rc = cbt_attach(run->cbt, dev, (uint32_t)disk->granule_bytes, disk->store ? &awaited : NULL, &info);
-	/* All of it dirty, but so that it can be given a store later. */
-	if (!rc && run->mark[i] == MARK_NONE)
-		rc = cbt_store_drop(run->cbt, dev) ? : cbt_get(run->cbt, dev, &info);
 	if (!rc) {
-		disk_attached(run, i, &info, found);
+		tracked(run, i, &info, found);
 		return;
 	}
 	run->failed[i] = true;
@@ -286,6 +305,7 @@ static void list_disks(struct run *run)
 static int attach_all(struct run *run)
 {
 	char error[512] = "";
+	int rc;
 
 	step(run, "reading %s", run->options->config);
 	if (early_conf_load(&run->conf, run->options->config, error, sizeof(error)))
@@ -293,8 +313,9 @@ static int attach_all(struct run *run)
 	list_disks(run);
 	if (!run->conf.disk_count)
 		return 0;
+	rc = module_ready(run) ? 1 : attach_disks(run);
 	mark_stores(run);
-	return module_ready(run) ? 1 : attach_disks(run);
+	return rc;
 }
 
 /* The least generation of the disk's store that is trusted, of what the agent remembers. */
