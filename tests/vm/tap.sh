@@ -13,6 +13,8 @@
 #   diag TEXT                      a remark in the TAP stream
 #   wait_for SECONDS COMMAND...    repeats COMMAND until it succeeds; fails after SECONDS (more on a slow kernel)
 #   next_boot [clean|cut]          ends this boot and runs the script again with BOOT one higher
+#   power_cut_in MS                the machine is switched off from outside so much later; what follows runs until
+#                                  then, and the script again with BOOT one higher
 #   done_testing                   must be the last command reached
 
 # Subtests so far; a later boot goes on counting.
@@ -121,6 +123,10 @@ next_boot() {
 	esac
 	# Nothing after next_boot runs in this boot.
 	while :; do sleep 60; done
+}
+
+power_cut_in() {
+	echo "# power cut in $1 ms" >&3
 }
 
 done_testing() {
