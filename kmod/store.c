@@ -936,7 +936,7 @@ int blkcbt_store_add(struct blkcbt_disk *d, const struct blkcbt_store_ask *ask, 
 		return -EINVAL;
 	}
 	blkcbt_store_install(d, s);
-	/* A write that was let through before, and completes when its epoch is committed, is in no map. */
+	/* A write let through before, which completes once its epoch is committed, is in no map. */
 	if (live && !quiesce(d)) {
 		blkcbt_store_remove(d);
 		why_err(why, "disk %s: cannot add a store: writes are under way for longer than 5 s (try again)",

@@ -434,8 +434,8 @@ static void garbage(void **state)
 		"\177ELF\001\002\377\376", "[disk root]\n", "[disk]\ndevice = /dev/vda\n", "[early]\nwait = 1h\n",
 		"[disk root]\ndevice = /dev/vda\ngranule_bytes = 17M\n", "nonsense", "[disk root]\nunknown = 1\n",
 		"[disk root]\ndevice = /dev/vda\nstore = /dev/vdc\n",
-		"[disk root]\ndevice = /dev/vda\nstore = /dev/vdc\nidentity = "
-		"12345678901234567890123456789012345678901234567890123456789012345\n",
+		("[disk root]\ndevice = /dev/vda\nstore = /dev/vdc\nidentity = "
+		 "12345678901234567890123456789012345678901234567890123456789012345\n"),
 	};
 
 	(void)state;

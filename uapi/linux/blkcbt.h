@@ -108,8 +108,8 @@
  * @BLKCBT_CMD_ABORT: the target does not have it: put it back into the dirty
  *	map. Request and errors as COMMIT, without ranges.
  * @BLKCBT_CMD_MARK: mark a range dirty in the current epoch, in the store as
- *	well. Request: MAJOR, MINOR, optional %BLKCBT_A_FROM_BYTES, %BLKCBT_A_TO_BYTES (default: whole
- *	disk). For resync.
+ *	well. Request: MAJOR, MINOR, optional %BLKCBT_A_FROM_BYTES,
+ *	%BLKCBT_A_TO_BYTES (default: whole disk). For resync.
  * @BLKCBT_CMD_HOLD: writes to the named disks wait from now on. When this
  *	returns, no write is on its way past the filter any more; what is in
  *	flight below is not waited for. Request: one or more %BLKCBT_A_DISK nests
@@ -128,10 +128,10 @@
  *	says what is needed), EOPNOTSUPP such a file cannot be a store, EBUSY it is in
  *	use.
  * @BLKCBT_CMD_STORE_ADD: give a store to a disk that awaits one, or was attached with
- *	one or awaiting one and has none any more, or has no requests. Request: MAJOR, MINOR, %BLKCBT_A_STORE_FD (a block device, or a
- *	file on ext4 or xfs; it is kept open), %BLKCBT_A_IDENTITY, optional
- *	%BLKCBT_A_STORE_GENERATION (the least that is trusted),
- *	%BLKCBT_A_STORE_HOT_MAX. What is marked stays marked, what the store says
+ *	one or awaiting one and has none any more, or has no requests. Request: MAJOR,
+ *	MINOR, %BLKCBT_A_STORE_FD (a block device, or a file on ext4 or xfs; it is kept
+ *	open), %BLKCBT_A_IDENTITY, optional %BLKCBT_A_STORE_GENERATION (the least that is
+ *	trusted), %BLKCBT_A_STORE_HOT_MAX. What is marked stays marked. What the store says
  *	is added, if the disk awaited it; if not, the store begins with what is marked.
  *	Where nothing was cut yet, the last epoch of which the store knows that
  *	it was committed becomes the disk's (%BLKCBT_A_EPOCH_COMMITTED): if the target has

@@ -391,6 +391,7 @@ int disks_detach(struct agent *agent, struct agent_disk *disk, bool force,
 			return rc;
 		}
 	}
+	stores_forget(disk);
 	disk_close(disk);
 	disk->detached = true;
 	disk->initial = true;

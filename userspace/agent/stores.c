@@ -408,6 +408,13 @@ int stores_adopt(struct agent *agent, struct agent_disk *disk, dev_t dev)
 	return do_without(agent, disk, dev);
 }
 
+void stores_forget(struct agent_disk *disk)
+{
+	if (disk->store.generation <= disk->info.store_generation)
+		disk->store.generation = disk->info.store_generation + 1;
+	agent_problem_clear(&disk->store.problem);
+}
+
 void stores_let_go(struct agent *agent)
 {
 	const struct tracker_ops *ops = agent->tracker_ops;

@@ -19,6 +19,8 @@ void stores_identify(struct agent_disk *disk, dev_t dev);
 int stores_attach(struct agent *agent, struct agent_disk *disk, dev_t dev);
 /** stores_adopt - a disk that was tracked before (disk->info says how): give it the store that it awaits */
 int stores_adopt(struct agent *agent, struct agent_disk *disk, dev_t dev);
+/** stores_forget - detached by command: what its store says is not to be believed when it is attached again */
+void stores_forget(struct agent_disk *disk);
 /** stores_let_go - save and close all: nothing of ours is to write to the disks any more */
 void stores_let_go(struct agent *agent);
 /** stores_tick - notice what failed, and give a store to a disk that lost its */

@@ -2,7 +2,7 @@
 # shellcheck shell=dash disable=SC1091
 # What: the power is cut from outside at random moments, under fio, SQLite and files that come and go, epochs open or not, with and without a volatile cache that forgets: the store is believed each time, and a catch-up gives equality.
 # VM: disks=192M,192M,8M cached="vda vdc" modules="ext4" tools="fio sqlite3 cmp mkfs.ext4 e2fsck" files="tests/vm/store.sh:/lib/store.sh tests/vm/fsload.sh:/lib/fsload.sh"
-# VM: timeout=400 long=14400 boots=100000 env="CUTS SEED FAULT" kernels=all
+# VM: timeout=400 long=14400 boots=100000 env="CUTS SEED FAULT" kernels=6.1,6.12
 . /lib/tap.sh
 . /lib/store.sh
 . /lib/fsload.sh

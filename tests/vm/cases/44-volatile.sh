@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # shellcheck shell=dash disable=SC1091
 # What: what a disk has in a volatile cache only, and the target already, is sent again after a power cut that takes it back.
-# VM: disks=64M,64M,8M cached=vda tools=cmp files="tests/vm/store.sh:/lib/store.sh" timeout=200 boots=5
+# VM: disks=64M,64M,8M cached=vda tools=cmp files="tests/vm/store.sh:/lib/store.sh" timeout=200 boots=5 kernels=6.1
 . /lib/tap.sh
 . /lib/store.sh
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # shellcheck shell=dash disable=SC1091
 # What: with a store, the agent goes on after a reboot and a power cut with what is dirty; where the store cannot be believed it resyncs and says why.
-# VM: disks=96M,96M,96M,1M modules="ext4" tools="fio cmp jq mkfs.ext4" files="tests/vm/story.sh:/lib/story.sh" timeout=600 mem=1280 boots=6 kernels=all
+# VM: disks=96M,96M,96M,1M modules="ext4" tools="fio cmp jq mkfs.ext4" files="tests/vm/story.sh:/lib/story.sh" timeout=600 mem=1280 boots=6 kernels=6.1,latest
 STORY=/keep/story
 STORY_AGENT='store = auto
 [disk root]
@@ -123,6 +123,10 @@ case $BOOT in
 	has_one() { [ "$(store state)" = active ]; }
 	ok "a new store is made" wait_for 90 has_one || { reprotect disk list; story_logs; }
 	is "nothing is dirty by that" "$(agent '.disks[0].initial.active')" false
+	ok "detach by command" reprotect disk detach root
+	ok "attach" reprotect disk attach /dev/vda --name root
+	is "then the store is not believed: who detaches a disk wants it compared" "$(store trusted) $(store state)" "false active"
+	ok "synced again" story_synced 240
 	ok "the agent is stopped" story_stop
 	;;
 esac
