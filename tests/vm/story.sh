@@ -21,22 +21,22 @@
 STORY=${STORY:-/tmp/story}
 
 story_start() {
-	mkdir -p $STORY/spool $STORY/state $STORY/agent $STORY/run
+	mkdir -p "$STORY/spool" "$STORY/state" "$STORY/agent" "$STORY/run"
 	[ -d /sys/module/blkcbt ] || ok "the module loads" insmod /lib/modules/blkcbt.ko
 	{
-		printf '[master-target]\nlisten = 127.0.0.1:9921\nstate = %s/state\n' $STORY
+		printf '[master-target]\nlisten = 127.0.0.1:9921\nstate = %s/state\n' "$STORY"
 		for _pair; do
 			printf '[target story/%s]\npath = %s\n' "${_pair%%=*}" "${_pair#*=}"
 		done
-	} >$STORY/master-target.conf
-	cat >$STORY/process-server.conf <<-END
+	} >"$STORY"/master-target.conf
+	cat >"$STORY"/process-server.conf <<-END
 		[process-server]
 		listen = 127.0.0.1:9911
 		master_target = 127.0.0.1:9921
 		spool = $STORY/spool
 		spool_bytes = ${STORY_SPOOL:-256M}
 	END
-	cat >$STORY/agent.conf <<-END
+	cat >"$STORY"/agent.conf <<-END
 		[agent]
 		process_server = 127.0.0.1:9911
 		machine_id = 11111111-2222-4333-8444-555555555555

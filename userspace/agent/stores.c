@@ -275,9 +275,9 @@ static int take(struct agent *agent, struct agent_disk *disk, dev_t dev, struct 
 /* The first block of a file, as a place on the file system's device. */
 static bool file_place(int fd, const struct stat *status, struct agent_store *store)
 {
-	struct {
+	union {
 		struct fiemap map;
-		struct fiemap_extent extent;
+		char room[sizeof(struct fiemap) + sizeof(struct fiemap_extent)];
 	} request = { .map = { .fm_length = STORE_SUPER_BYTES, .fm_extent_count = 1 } };
 	const struct fiemap_extent *extent = &request.map.fm_extents[0];
 	const uint32_t odd = FIEMAP_EXTENT_UNKNOWN | FIEMAP_EXTENT_DELALLOC | FIEMAP_EXTENT_ENCODED |

@@ -3,6 +3,7 @@
 # What: with a store, the agent goes on after a reboot and a power cut with what is dirty; where the store cannot be believed it resyncs and says why.
 # VM: disks=96M,96M,96M,1M modules="ext4" tools="fio cmp jq mkfs.ext4" files="tests/vm/story.sh:/lib/story.sh" timeout=600 mem=1280 boots=6 kernels=6.1,latest
 STORY=/keep/story
+# shellcheck disable=SC2034  # for story.sh
 STORY_AGENT='store = auto
 [disk root]
 device = /dev/vda'
@@ -16,11 +17,11 @@ load() {
 	load=$!
 }
 applied() { agent .epochs.applied; }
+went_on() { [ "$(applied)" -ge "$_to" ]; }
 # So many more epochs are applied.
 epochs() {
-	_from=$(applied)
-	went_on() { [ "$(applied)" -ge $((_from + $1)) ]; }
-	wait_for 60 went_on "$1"
+	_to=$(($(applied) + $1))
+	wait_for 60 went_on
 }
 # Its list is in the initramfs, before anything is mounted; here, on a disk of its own.
 keep_list() { dd if=$STORY/agent/early.conf of=/dev/vdd bs=1M conv=sync,fsync; }
