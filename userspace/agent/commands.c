@@ -68,7 +68,7 @@ static json_t *command_attach(struct agent *agent, const json_t *request)
 	if (failback_active(agent))
 		return control_error("wait for it, or stop it: reprotect failback --stop",
 				     "disk %s: cannot attach during a failback", device);
-	if (store && strcmp(store, "none") != 0 && strcmp(store, "auto") != 0 && store[0] != '/')
+	if (!config_store_valid(store))
 		return control_error("none, auto, or an absolute path", "disk %s: cannot attach: store \"%s\" is not usable",
 				     device, store);
 	if (disks_attach(agent, device, name, (uint32_t)granule, store, &disk, &problem))

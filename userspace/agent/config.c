@@ -89,7 +89,7 @@ static int config_granule(uint64_t granule_bytes)
 	       !(granule_bytes & (granule_bytes - 1));
 }
 
-static bool store_valid(const char *store)
+bool config_store_valid(const char *store)
 {
 	return !store || !strcmp(store, "none") || !strcmp(store, "auto") ||
 	       (store[0] == '/' && strlen(store) < 256);
@@ -103,7 +103,7 @@ static int config_check(const struct config *config, const char *path, char *err
 			 "%s: [agent] granule_bytes: must be a power of two from 4K to 1M", path);
 		return -EINVAL;
 	}
-	if (config->store[0] == '/' || !store_valid(config->store)) {
+	if (config->store[0] == '/' || !config_store_valid(config->store)) {
 		snprintf(error, error_bytes, "%s: [agent] store: must be none or auto", path);
 		return -EINVAL;
 	}
@@ -122,7 +122,7 @@ static int config_check(const struct config *config, const char *path, char *err
 				 path, disk->name);
 			return -EINVAL;
 		}
-		if (!store_valid(disk->store)) {
+		if (!config_store_valid(disk->store)) {
 			snprintf(error, error_bytes, "%s: [disk %s] store: must be none, auto, or an absolute path",
 				 path, disk->name);
 			return -EINVAL;

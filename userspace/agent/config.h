@@ -49,5 +49,7 @@ struct config {
 /** config_load - read @path; NULL: the usual one, and defaults when that is missing */
 int config_load(struct config *config, const char *path, char *error, size_t error_bytes);
 void config_free(struct config *config);
+/** config_store_valid - none, auto or an absolute path that fits; NULL: not said */
+bool config_store_valid(const char *store);
 
 #endif

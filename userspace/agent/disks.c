@@ -93,12 +93,11 @@ void disks_setup(struct agent *agent)
 				disk = &agent->disks[j];
 		if (!disk) {
 			disk = disks_add(agent, wanted->name, wanted->device, granule);
-			if (!disk)
+			if (!disk) {
 				log_error("disk %s: ignored: more than %d disks", wanted->name,
 					  AGENT_DISKS_MAX);
-			else
-				store_of(config, wanted, disk);
-			continue;
+				continue;
+			}
 		}
 		if (strcmp(disk->device, wanted->device) != 0) {
 			log_notice("disk %s: device is now %s, was %s", disk->name, wanted->device,
@@ -182,11 +181,6 @@ static int disk_activate(struct agent *agent, struct agent_disk *disk, struct ag
 		return -EEXIST;
 	}
 	rc = stores_attach(agent, disk, dev);
-	if (rc == -EEXIST) {
-		rc = ops->get(agent->tracker, dev, &disk->info);
-		if (!rc)
-			rc = stores_adopt(agent, disk, dev);
-	}
 	if (rc) {
 		agent_problem_set(problem, attach_remedy(rc), "disk %s (%s): cannot attach: %s: %s",
 				  disk->name, disk->device, strerror(-rc),

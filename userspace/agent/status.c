@@ -97,7 +97,7 @@ static json_t *disk_json(const struct agent *agent, const struct agent_disk *dis
 	const struct cbt_disk *info = &disk->info;
 	uint64_t left = info->dirty_bytes + info->open_bytes;
 	uint64_t done = info->size_bytes > left ? info->size_bytes - left : 0;
-	json_t *json;
+	json_t *json, *store;
 
 	json = json_pack("{s:s, s:I, s:s, s:b, s:b, s:I}", "name", disk->name, "id",
 			 (json_int_t)disk->id, "device", disk->device, "active", disk->active,
@@ -117,7 +117,9 @@ static json_t *disk_json(const struct agent *agent, const struct agent_disk *dis
 				  (json_int_t)info->map_bytes, "unreadable",
 				  (json_int_t)disk->bad_count, "cursor_bytes",
 				  (json_int_t)disk->cursor_bytes));
-		json_object_set_new(json, "store", stores_json(agent, disk));
+		store = stores_json(agent, disk);
+		add_problem(store, &disk->store.problem);
+		json_object_set_new(json, "store", store);
 		json_object_set_new(json, "counters",
 				    json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "escapes",
 					      (json_int_t)info->escapes, "late", (json_int_t)info->late,

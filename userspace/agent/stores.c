@@ -95,7 +95,8 @@ static bool same_disk(const struct agent_disk *disk, dev_t dev)
 	       !disk_names_resolve(&disk->names, NULL, &its, found, sizeof(found)) && its == dev;
 }
 
-void stores_identify(struct agent_disk *disk, dev_t dev)
+/* What the disk is called in its store; before its names are looked up anew. */
+static void identify(struct agent_disk *disk, dev_t dev)
 {
 	struct disk_names names;
 	char name[256];
@@ -242,7 +243,7 @@ static int take(struct agent *agent, struct agent_disk *disk, dev_t dev, struct 
 	int rc;
 
 	stores_path(agent, disk, path);
-	stores_identify(disk, dev);
+	identify(disk, dev);
 	rc = find(agent, disk, path, &make);
 	if (rc)
 		return rc;
@@ -290,10 +291,9 @@ static bool file_place(int fd, const struct stat *status, struct agent_store *st
 	return disk_names_device(DISK_NAMES_DIRECTORY, status->st_dev, store->device, sizeof(store->device));
 }
 
-/* True when it has changed. */
-static bool locate(struct agent *agent, struct agent_disk *disk)
+static void locate(struct agent *agent, struct agent_disk *disk)
 {
-	struct agent_store was = disk->store, *store = &disk->store;
+	struct agent_store *store = &disk->store;
 	struct stat status;
 	char path[PATH_MAX];
 	bool found = false;
@@ -309,13 +309,12 @@ static bool locate(struct agent *agent, struct agent_disk *disk)
 			found = disk_names_device(DISK_NAMES_DIRECTORY, status.st_rdev, store->device,
 						  sizeof(store->device));
 	}
-	if (!found) {
-		store->device[0] = '\0';
-		log_warning("disk %s: store %s: early boot cannot find it there: after a restart the whole disk is "
-			    "compared again (use a partition, or a file on ext4 or xfs)",
-			    disk->name, path);
-	}
-	return strcmp(was.device, store->device) != 0 || was.offset_bytes != store->offset_bytes;
+	if (found)
+		return;
+	store->device[0] = '\0';
+	log_warning("disk %s: store %s: early boot cannot find it there: after a restart the whole disk is "
+		    "compared again (use a partition, or a file on ext4 or xfs)",
+		    disk->name, path);
 }
 
 /* Calls of the kernel. */
@@ -374,28 +373,11 @@ static int do_without(struct agent *agent, struct agent_disk *disk, dev_t dev)
 	return rc ? rc : ops->get(agent->tracker, dev, &disk->info);
 }
 
-int stores_attach(struct agent *agent, struct agent_disk *disk, dev_t dev)
-{
-	const struct tracker_ops *ops = agent->tracker_ops;
-	struct cbt_store ask = { .fd = -1 };
-	bool wanted = stores_wanted(disk), have;
-	int rc;
-
-	disk->store.retry_ms = util_now_ms() + RETRY_MS;
-	have = wanted && ops->get(agent->tracker, dev, &disk->info) == -ENOENT && !take(agent, disk, dev, &ask);
-	/* Awaiting one that is not to be had: so that one can be added later. */
-	rc = ops->attach(agent->tracker, disk->device, dev, disk->granule_bytes, wanted ? &ask : NULL, &disk->info);
-	if (ask.fd >= 0)
-		close(ask.fd);
-	if (!rc && have)
-		judged(agent, disk, &disk->info);
-	return rc ? rc : do_without(agent, disk, dev);
-}
-
-int stores_adopt(struct agent *agent, struct agent_disk *disk, dev_t dev)
+/* A disk that was tracked before; disk->info says how. */
+static int adopt(struct agent *agent, struct agent_disk *disk, dev_t dev)
 {
 	if (disk->info.store_state == BLKCBT_STORE_ID_ACTIVE) {
-		stores_identify(disk, dev);
+		identify(disk, dev);
 		disk->store.generation = disk->info.store_generation;
 		if (!disk->store.device[0])
 			locate(agent, disk);
@@ -406,6 +388,26 @@ int stores_adopt(struct agent *agent, struct agent_disk *disk, dev_t dev)
 			disk->info = info;
 	}
 	return do_without(agent, disk, dev);
+}
+
+int stores_attach(struct agent *agent, struct agent_disk *disk, dev_t dev)
+{
+	const struct tracker_ops *ops = agent->tracker_ops;
+	struct cbt_store ask = { .fd = -1 };
+	bool wanted = stores_wanted(disk), have;
+	int rc;
+
+	disk->store.retry_ms = util_now_ms() + RETRY_MS;
+	if (!ops->get(agent->tracker, dev, &disk->info))
+		return adopt(agent, disk, dev);
+	have = wanted && !take(agent, disk, dev, &ask);
+	/* Awaiting one that is not to be had: so that one can be added later. */
+	rc = ops->attach(agent->tracker, disk->device, dev, disk->granule_bytes, wanted ? &ask : NULL, &disk->info);
+	if (ask.fd >= 0)
+		close(ask.fd);
+	if (!rc && have)
+		judged(agent, disk, &disk->info);
+	return rc ? rc : do_without(agent, disk, dev);
 }
 
 void stores_forget(struct agent_disk *disk)
@@ -488,10 +490,5 @@ json_t *stores_json(const struct agent *agent, const struct agent_disk *disk)
 					"hot_extents", (json_int_t)info->store_hot, "writes",
 					(json_int_t)info->store_writes, "parked", (json_int_t)info->store_parked,
 					"memory_bytes", (json_int_t)info->store_memory_bytes));
-	if (disk->store.problem.text[0])
-		json_object_set_new(json, "error",
-				    json_pack("{s:s, s:s, s:I}", "message", disk->store.problem.text, "remedy",
-					      disk->store.problem.remedy, "since_ms",
-					      (json_int_t)disk->store.problem.since_ms));
 	return json;
 }

@@ -13,12 +13,8 @@
 bool stores_wanted(const struct agent_disk *disk);
 /** stores_path - of the disk's store; it is wanted */
 void stores_path(const struct agent *agent, const struct agent_disk *disk, char out[PATH_MAX]);
-/** stores_identify - what the disk is called in its store; before its names are looked up anew */
-void stores_identify(struct agent_disk *disk, dev_t dev);
-/** stores_attach - attach the disk, with its store when there is one; into disk->info. As the tracker's attach. */
+/** stores_attach - attach the disk with its store, or give one that is tracked the store that it awaits; into disk->info */
 int stores_attach(struct agent *agent, struct agent_disk *disk, dev_t dev);
-/** stores_adopt - a disk that was tracked before (disk->info says how): give it the store that it awaits */
-int stores_adopt(struct agent *agent, struct agent_disk *disk, dev_t dev);
 /** stores_forget - detached by command: what its store says is not to be believed when it is attached again */
 void stores_forget(struct agent_disk *disk);
 /** stores_let_go - save and close all: nothing of ours is to write to the disks any more */

@@ -40,10 +40,17 @@ static int at_read(void *user, u64 block, u32 count, void *to)
 	return 0;
 }
 
-static void put_identity(u8 out[BLKCBT_IDENTITY_BYTES], const char *identity)
+/* Is it this disk's? Else the text says whose. */
+static bool is_of(const struct blkcbt_store_super *super, const char *identity, char *why, size_t why_bytes)
 {
-	memset(out, 0, BLKCBT_IDENTITY_BYTES);
-	memcpy(out, identity, strnlen(identity, BLKCBT_IDENTITY_BYTES));
+	u8 padded[BLKCBT_IDENTITY_BYTES] = { 0 };
+
+	memcpy(padded, identity, strnlen(identity, sizeof(padded)));
+	if (!memcmp(super->identity, padded, sizeof(padded)))
+		return true;
+	snprintf(why, why_bytes, "it is the store of another disk, \"%.*s\"", BLKCBT_IDENTITY_BYTES,
+		 (const char *)super->identity);
+	return false;
 }
 
 uint64_t store_bytes(uint64_t disk_bytes, uint32_t granule_bytes)
@@ -88,7 +95,6 @@ static int read_super(struct at *at, struct blkcbt_store_super *super, char *why
 static int look(struct at *at, const struct store_disk *disk, char *why, size_t why_bytes)
 {
 	struct blkcbt_store_super super;
-	u8 identity[BLKCBT_IDENTITY_BYTES];
 	int rc;
 
 	rc = blank(at);
@@ -99,12 +105,8 @@ static int look(struct at *at, const struct store_disk *disk, char *why, size_t 
 		return rc;
 	if (rc)
 		return rc == -ENODATA && strstr(why, "there is no store") ? STORE_ALIEN : STORE_DAMAGED;
-	put_identity(identity, disk->identity);
-	if (memcmp(super.identity, identity, sizeof(identity)) != 0) {
-		snprintf(why, why_bytes, "it is the store of another disk, \"%.*s\"", BLKCBT_IDENTITY_BYTES,
-			 (const char *)super.identity);
+	if (!is_of(&super, disk->identity, why, why_bytes))
 		return STORE_FOREIGN;
-	}
 	if (le64_to_cpu(super.disk_bytes) == disk->size_bytes &&
 	    le32_to_cpu(super.granule_bytes) == disk->granule_bytes)
 		return STORE_OWN;
@@ -141,7 +143,6 @@ static int write_copies(const struct at *at, const struct blkcbt_store_super *su
 static int mark(struct at *at, const char *identity, char *error, size_t error_bytes)
 {
 	struct blkcbt_store_super super;
-	u8 wanted[BLKCBT_IDENTITY_BYTES];
 	sd_id128_t boot;
 	int rc;
 
@@ -153,12 +154,8 @@ static int mark(struct at *at, const char *identity, char *error, size_t error_b
 	rc = read_super(at, &super, error, error_bytes);
 	if (rc)
 		return rc;
-	put_identity(wanted, identity);
-	if (memcmp(super.identity, wanted, sizeof(wanted)) != 0) {
-		snprintf(error, error_bytes, "the store is that of another disk, \"%.*s\"",
-			 BLKCBT_IDENTITY_BYTES, (const char *)super.identity);
+	if (!is_of(&super, identity, error, error_bytes))
 		return -ESTALE;
-	}
 	if (!blkcbt_store_super_mark(&super, boot.bytes))
 		return 0;
 	rc = write_copies(at, &super);

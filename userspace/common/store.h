@@ -56,8 +56,9 @@ int store_look(int fd, uint64_t offset_bytes, const struct store_disk *disk, cha
 /**
  * store_mark - say in the store at @offset_bytes of @path that this boot has begun
  *
- * To be called before the disk is written in this boot, and before @path is mounted (-EBUSY). From then on, and until the kernel opens the
- * store, nobody believes it after a restart. Only what is a store of @identity is written to.
+ * To be called before the disk is written in this boot, and before @path is mounted (-EBUSY). From then on, and
+ * until the kernel opens the store, nobody believes it after a restart. Only what is a store of @identity is
+ * written to.
  *
  * Return: 0, it is durable; -ENOENT, -ENODATA no store, -ESTALE not this disk's, or another errno, with a text.
  */

@@ -352,40 +352,20 @@ static int open_store(const struct run *run, const struct early_disk *disk)
 	return fd < 0 ? -errno : fd;
 }
 
-static bool tracked_awaiting(struct run *run, size_t i, struct cbt_disk *info)
-{
-	const char *kernel_id = json_string_value(json_object_get(disk_entry(run, i), "kernel_id"));
-	struct cbt_disk *disks = NULL;
-	bool found = false;
-	uint64_t id = 0;
-	size_t count = 0;
-
-	if (!kernel_id || sscanf(kernel_id, "%" SCNx64, &id) != 1 || cbt_list(run->cbt, &disks, &count))
-		return false;
-	for (size_t j = 0; j < count && !found; j++)
-		if (disks[j].id == id && disks[j].store_state == BLKCBT_STORE_ID_AWAITED) {
-			*info = disks[j];
-			found = true;
-		}
-	free(disks);
-	return found;
-}
-
-static void add_store(struct run *run, size_t i, const json_t *state)
+static void add_store(struct run *run, size_t i, dev_t dev, const json_t *state)
 {
 	const struct early_disk *disk = &run->conf.disks[i];
 	struct cbt_store store = { .fd = -1 };
 	struct cbt_disk info;
 	int rc;
 
-	if (!disk->store || !tracked_awaiting(run, i, &info) ||
-	    !generation_of(state, disk->name, &store.generation_min))
+	if (!disk->store || !generation_of(state, disk->name, &store.generation_min))
 		return;
 	step(run, "adding the store of disk %s", disk->name);
 	snprintf(store.identity, sizeof(store.identity), "%s", disk->identity);
 	CLEANUP_FD int fd = open_store(run, disk);
 	store.fd = fd;
-	rc = fd < 0 ? fd : cbt_store_add(run->cbt, info.dev, &store, &info);
+	rc = fd < 0 ? fd : cbt_store_add(run->cbt, dev, &store, &info);
 	if (rc) {
 		log_warning("disk %s: its store cannot be added yet: %s (the agent tries again)", disk->name,
 			    fd < 0 || !cbt_error(run->cbt)[0] ? strerror(-rc) : cbt_error(run->cbt));
@@ -401,16 +381,25 @@ static int add_stores(struct run *run)
 {
 	char error[512] = "", path[PATH_MAX];
 	CLEANUP_JSON json_t *state = NULL;
+	struct cbt_disk *disks = NULL;
+	size_t count = 0;
 
 	if (early_conf_load(&run->conf, run->options->config, error, sizeof(error))) {
 		log_warning("%s", error);
 		return 1;
 	}
 	snprintf(path, sizeof(path), "%s%s", run->options->stores, run->conf.state ? run->conf.state : "/");
-	if (util_read_json(path, &state, error, sizeof(error)) || cbt_open(&run->cbt))
+	if (util_read_json(path, &state, error, sizeof(error)) || cbt_open(&run->cbt) ||
+	    cbt_list(run->cbt, &disks, &count))
 		return 1;
-	for (size_t i = 0; i < run->conf.disk_count; i++)
-		add_store(run, i, state);
+	for (size_t j = 0; j < count; j++) {
+		const json_t *entry = early_report_disk(run->report, disks[j].id);
+
+		for (size_t i = 0; entry && i < run->conf.disk_count; i++)
+			if (disk_entry(run, i) == entry && disks[j].store_state == BLKCBT_STORE_ID_AWAITED)
+				add_store(run, i, disks[j].dev, state);
+	}
+	free(disks);
 	return 0;
 }
 
