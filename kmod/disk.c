@@ -149,6 +149,18 @@ static void free_work(struct work_struct *work)
 		wake_up(&none_alive);
 }
 
+/* A detached disk: a grace period has passed, so only what was parked gets shims now. */
+static void drain_work(struct work_struct *work)
+{
+	struct blkcbt_disk *d = container_of(to_delayed_work(work), struct blkcbt_disk, drain_work);
+
+	if (blkcbt_shim_count(d, 0) || blkcbt_shim_count(d, 1)) {
+		queue_delayed_work(blkcbt_wq, &d->drain_work, max(HZ / 100, 1));
+		return;
+	}
+	percpu_ref_kill(&d->ref);
+}
+
 static void disk_drained(struct percpu_ref *ref)
 {
 	struct blkcbt_disk *d = container_of(ref, struct blkcbt_disk, ref);
@@ -260,6 +272,7 @@ static struct blkcbt_disk *disk_make(struct gendisk *gd, u32 granule_bytes, bool
 	d->scsi = major_is_sd(gd->major);
 	d->escape_after = jiffies;
 	INIT_WORK(&d->event_work, blkcbt_event_work);
+	INIT_DELAYED_WORK(&d->drain_work, drain_work);
 	INIT_WORK(&d->free_work, free_work);
 	INIT_HLIST_NODE(&d->node);
 
@@ -417,7 +430,7 @@ int blkcbt_disk_detach(struct blkcbt_disk *d, bool force, char *why)
 	blkcbt_store_remove(d);
 	blkcbt_preserve_put(preserve);
 	blkcbt_park_kick(d);
-	percpu_ref_kill(&d->ref);
+	queue_delayed_work(blkcbt_wq, &d->drain_work, 0);
 	module_put(THIS_MODULE);
 	return 0;
 }

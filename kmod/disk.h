@@ -6,8 +6,8 @@
  *	attach		in the table; readers find it by its gendisk under RCU
  *	detach		out of the table and the list; a grace period later no new
  *			reader has it; @ref is killed
- *	drained		the last shim, parked bio and event let @ref go: maps are
- *			freed, the gendisk is put
+ *	drained		the last shim has come back; the last parked bio and event let
+ *			@ref go: maps are freed, the gendisk is put
  *	freed		the last open character device lets @kref go
  *
  * Nothing holds the disk open: only the gendisk's memory and its driver's
@@ -38,12 +38,13 @@
 #define BLKCBT_DISKS_MAX	1024u
 
 /**
- * struct blkcbt_inflight - shims that were put under writes on one processor, less
- *	those that completed there
- * @n: of writes let through at an even and at an odd &blkcbt_disk.flight
+ * struct blkcbt_inflight - shims on one processor, by the &blkcbt_disk.flight of their writes
+ * @begun: were put under a write there
+ * @ended: of this disk's, completed there
  */
 struct blkcbt_inflight {
-	long n[2];
+	unsigned long begun[2];
+	unsigned long ended[2];
 };
 
 /**
@@ -90,6 +91,7 @@ struct blkcbt_inflight {
  * RCU, changed under blkcbt_ctl_mutex:
  * @preserve: the open consistent epoch
  * @store: the crash-safe store
+ * @store_state: and what the gate looks at of it
  *
  * Changed under blkcbt_ctl_mutex or by the worker of @store:
  * @flight: which of the two counts of @inflight a write belongs to that is let
@@ -104,7 +106,8 @@ struct blkcbt_inflight {
  * @downgrade_reason: why the last of them did; a constant
  *
  * Any context:
- * @ref: one for the table, one for each shim, parked bio and queued event
+ * @ref: one until the last shim has come back after the detach, one for each parked bio (its
+ *	shim has it later) and queued event
  * @resized: sticky
  * @escapes, @late, @passthrough, @parked, @held, @preserves: statistics
  * @held_from_ns: when the first of the writes that are held now came, 0: none is
@@ -135,6 +138,7 @@ struct blkcbt_disk {
 	struct blkcbt_map __rcu *old;
 	struct blkcbt_preserve __rcu *preserve;
 	struct blkcbt_store __rcu *store;
+	struct blkcbt_store_state __rcu *store_state;
 	unsigned int flight;
 	u64 commit_ns;
 
@@ -177,6 +181,7 @@ struct blkcbt_disk {
 	unsigned long events;
 	unsigned long escape_after;
 	struct work_struct event_work;
+	struct delayed_work drain_work;
 	struct work_struct free_work;
 	struct kref kref;
 };
@@ -312,6 +317,7 @@ void blkcbt_shim_exit(void);
 bool blkcbt_shim_present(struct blkcbt_disk *d, struct bio *bio, sector_t sector, sector_t sectors);
 bool blkcbt_shim_try(struct blkcbt_disk *d, struct bio *bio, sector_t sector, sector_t sectors);
 bool blkcbt_shim_reserve(struct blkcbt_disk *d, struct bio *bio);
+unsigned long blkcbt_shim_count(struct blkcbt_disk *d, unsigned int flight);
 bool blkcbt_shim_completes(struct blkcbt_disk *d, struct bio *bio);
 
 /* park.c */

@@ -31,34 +31,43 @@
 
 #ifdef BLKCBT_HAVE_GATE
 
-static noinline notrace void gate_shim(struct blkcbt_disk *d, struct bio *bio, sector_t sector,
-				       sector_t sectors, struct ftrace_regs *fregs)
+static __always_inline void gate_shim(struct blkcbt_disk *d, struct bio *bio, sector_t sector,
+				      sector_t sectors, struct ftrace_regs *fregs)
 {
-	if (blkcbt_shim_present(d, bio, sector, sectors))
-		return;
 	if (unlikely(!blkcbt_shim_try(d, bio, sector, sectors)))
 		blkcbt_fregs_divert(fregs, (unsigned long)blkcbt_park_stub);
 }
 
-/* Writers are held, a consistent epoch is open, or there is a store. */
+/* Does the store know of all its extents? Then it need not be looked at any closer. */
+static __always_inline bool gate_hot(struct blkcbt_disk *d, sector_t sector, sector_t sectors)
+{
+	struct blkcbt_store_state *st = rcu_dereference_raw(d->store_state);
+
+	return !st || blkcbt_store_hot(st, sector >> d->granule_sector_shift,
+				       (sector + sectors - 1) >> d->granule_sector_shift);
+}
+
+/* Writers are held, a consistent epoch is open, or there is a store and extents are cold. */
 static noinline notrace void gate_slow(struct blkcbt_disk *d, struct bio *bio, sector_t sector,
 				       sector_t sectors, struct ftrace_regs *fregs)
 {
 	u64 first = sector >> d->granule_sector_shift;
 	u64 last = (sector + sectors - 1) >> d->granule_sector_shift;
+	unsigned long slow = READ_ONCE(d->slow);
 
-	if (test_bit(BLKCBT_SLOW_HOLD, &d->slow)) {
+	if (slow & BIT(BLKCBT_SLOW_HOLD)) {
 		atomic64_inc(&d->held);
 		atomic64_cmpxchg(&d->held_from_ns, 0, ktime_get_ns());
 		blkcbt_fregs_divert(fregs, (unsigned long)blkcbt_park_stub);
 		return;
 	}
-	if (test_bit(BLKCBT_SLOW_STORE, &d->slow) && blkcbt_store_cold(d, first, last)) {
+	if (slow & BIT(BLKCBT_SLOW_STORE) && !gate_hot(d, sector, sectors) &&
+	    blkcbt_store_cold(d, first)) {
 		blkcbt_fregs_divert(fregs, (unsigned long)blkcbt_park_stub);
 		return;
 	}
 	blkcbt_disk_mark(d, sector, sectors);
-	if (test_bit(BLKCBT_SLOW_PRESERVE, &d->slow) && blkcbt_preserve_needed(d, first, last))
+	if (slow & BIT(BLKCBT_SLOW_PRESERVE) && blkcbt_preserve_needed(d, first, last))
 		blkcbt_fregs_divert(fregs, (unsigned long)blkcbt_park_stub);
 	else if (d->shims)
 		gate_shim(d, bio, sector, sectors, fregs);
@@ -101,7 +110,10 @@ static void notrace gate_callback(unsigned long ip, unsigned long parent_ip,
 
 		gate_enter();
 		if (likely(sectors) && !blkcbt_fault_gate()) {
-			if (unlikely(READ_ONCE(d->slow))) {
+			unsigned long slow = READ_ONCE(d->slow);
+
+			if (unlikely(slow) && (slow != BIT(BLKCBT_SLOW_STORE) ||
+					       !gate_hot(d, sector, sectors))) {
 				gate_slow(d, bio, sector, sectors, fregs);
 			} else {
 				blkcbt_disk_mark(d, sector, sectors);

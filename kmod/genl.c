@@ -225,12 +225,6 @@ static int put_state(struct sk_buff *skb, struct blkcbt_disk *d)
 			(old ? atomic64_read(&old->fallbacks) : 0);
 	u64 dirty = min(blkcbt_map_count(cur) << granule_shift, size);
 	u64 in_open = open ? min(blkcbt_map_count(old) << granule_shift, size) : 0;
-	long inflight = 0;
-	int cpu;
-
-	for_each_possible_cpu(cpu)
-		inflight += per_cpu_ptr(d->inflight, cpu)->n[0] +
-			    per_cpu_ptr(d->inflight, cpu)->n[1];
 
 	return nla_put_u32(skb, BLKCBT_A_INDEX, d->index) ||
 	       nla_put_u32(skb, BLKCBT_A_GRANULE_BYTES, 1u << granule_shift) ||
@@ -246,7 +240,7 @@ static int put_state(struct sk_buff *skb, struct blkcbt_disk *d)
 		       (p ? blkcbt_map_bytes(p->done) : 0)) ||
 	       put_u64(skb, BLKCBT_A_MAP_FALLBACKS, fallbacks) ||
 	       put_u64(skb, BLKCBT_A_PARKED, atomic64_read(&d->parked)) ||
-	       put_u64(skb, BLKCBT_A_INFLIGHT, max(inflight, 0L)) ||
+	       put_u64(skb, BLKCBT_A_INFLIGHT, blkcbt_shim_count(d, 0) + blkcbt_shim_count(d, 1)) ||
 	       put_preserve(skb, d);
 }
 

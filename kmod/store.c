@@ -162,17 +162,15 @@ static void kick(struct blkcbt_store *s)
 /**
  * blkcbt_store_cold() - must a write wait for its extent to be made durable?
  * @d: the disk
- * @first: first granule that is written
- * @last: last one, inclusive
+ * @first: first granule that is written, of extents that are not all hot
  *
  * Context: between blkcbt_read_lock() and blkcbt_read_unlock().
  */
-bool notrace blkcbt_store_cold(struct blkcbt_disk *d, u64 first, u64 last)
+bool notrace blkcbt_store_cold(struct blkcbt_disk *d, u64 first)
 {
 	struct blkcbt_store *s = rcu_dereference_raw(d->store);
 
-	if (!s || READ_ONCE(s->failed) || blkcbt_store_hot(s->st, first, last) ||
-	    blkcbt_fault_store_skip())
+	if (!s || READ_ONCE(s->failed) || blkcbt_fault_store_skip())
 		return false;
 	if (READ_ONCE(s->task) == current) {
 		/* The store's own, by way of a device above: in this very task, so no race. */
@@ -412,15 +410,7 @@ static void flip(struct blkcbt_disk *d)
 /* Has everything completed that was let through before the last flip? */
 static bool drained(struct blkcbt_disk *d)
 {
-	unsigned int was = !d->flight;
-	long n = 0;
-	int cpu;
-
-	for_each_possible_cpu(cpu)
-		n += READ_ONCE(per_cpu_ptr(d->inflight, cpu)->n[was]);
-	/* What they have marked is seen by whoever reads the maps. */
-	smp_mb();
-	return !n;
+	return !blkcbt_shim_count(d, !d->flight);
 }
 
 /* What is retiring is so by now: write it. Returns when to look again. */
@@ -766,6 +756,7 @@ struct blkcbt_store *blkcbt_store_prepare(struct blkcbt_disk *d,
 void blkcbt_store_install(struct blkcbt_disk *d, struct blkcbt_store *s)
 {
 	rcu_assign_pointer(d->store, s);
+	rcu_assign_pointer(d->store_state, s->st);
 	set_bit(BLKCBT_SLOW_STORE, &d->slow);
 }
 
@@ -1058,6 +1049,7 @@ void blkcbt_store_remove(struct blkcbt_disk *d)
 	struct bio_list bios;
 
 	clear_bit(BLKCBT_SLOW_STORE, &d->slow);
+	RCU_INIT_POINTER(d->store_state, NULL);
 	RCU_INIT_POINTER(d->store, NULL);
 	synchronize_rcu();
 	if (!s)

@@ -140,7 +140,7 @@ struct blkcbt_store_stats {
 void blkcbt_store_stats(struct blkcbt_disk *d, struct blkcbt_store_stats *stats);
 
 /* store.c: between blkcbt_read_lock() and blkcbt_read_unlock(), any context */
-bool blkcbt_store_cold(struct blkcbt_disk *d, u64 first, u64 last);
+bool blkcbt_store_cold(struct blkcbt_disk *d, u64 first);
 void blkcbt_store_upset(struct blkcbt_disk *d, const char *reason);
 
 /* store.c: the park worker */

@@ -30,7 +30,7 @@ SPOT="--random_generator=tausworthe --norandommap --random_distribution=zipf:1.2
 round() {
 	attach && forget /dev/nullb0 && write /dev/nullb0 && sample attached /dev/nullb0 &&
 		sample attached_seq /dev/nullb0 --rw=write && sample attached_spot /dev/nullb0 $SPOT && cbtctl detach /dev/nullb0 &&
-		attach --await && cbtctl store-drop /dev/nullb0 && sample shim /dev/nullb0 && cbtctl detach /dev/nullb0 &&
+		attach --await && cbtctl store-drop /dev/nullb0 && forget /dev/nullb0 && write /dev/nullb0 && sample shim /dev/nullb0 && cbtctl detach /dev/nullb0 &&
 		with_store && forget /dev/nullb0 && write /dev/nullb0 && sample_store steady && sample_store seq --rw=write &&
 		sample_store spot $SPOT && cbtctl detach /dev/nullb0 &&
 		with_store --hot 16 && forget /dev/nullb0 && write /dev/nullb0 && sample_store beyond &&

@@ -43,7 +43,7 @@ static int setup(void **state)
 	(void)state;
 	strcpy(path, "test_store.XXXXXX");
 	fd = mkstemp(path);
-	if (fd < 0 || ftruncate(fd, 65536) < 0)
+	if (fd < 0 || ftruncate(fd, 1 << 20) < 0)
 		return -1;
 	memset(&super, 0, sizeof(super));
 	super.head.magic = cpu_to_le32(BLKCBT_STORE_SUPER_MAGIC);
@@ -86,6 +86,15 @@ static void test_look(void **state)
 	assert_int_equal(look("disk-", GIB, 4096), STORE_FOREIGN);
 	assert_int_equal(look("disk-a", GIB + 4096, 4096), STORE_UNFIT);
 	assert_int_equal(look("disk-a", GIB, 8192), STORE_UNFIT);
+	/* Cut short, and with only the first copy of the superblock left. */
+	assert_int_equal(ftruncate(fd, 4096 + (off_t)store_bytes(GIB, 4096) - 1), 0);
+	assert_int_equal(look("disk-a", GIB, 4096), STORE_UNFIT);
+	assert_int_equal(ftruncate(fd, 4096 + BLKCBT_STORE_BLOCK), 0);
+	assert_int_equal(look("disk-a", GIB, 4096), STORE_UNFIT);
+	assert_int_equal(look("disk-b", GIB, 4096), STORE_FOREIGN);
+	assert_int_equal(ftruncate(fd, 4096 + 100), 0);
+	assert_int_equal(look("disk-a", GIB, 4096), STORE_ALIEN);
+	assert_int_equal(ftruncate(fd, 1 << 20), 0);
 	super.version = cpu_to_le32(BLKCBT_STORE_VERSION + 1);
 	put_super();
 	assert_int_equal(look("disk-a", GIB, 4096), STORE_DAMAGED);
@@ -95,7 +104,7 @@ static void test_look(void **state)
 	put(1, block);
 	assert_int_equal(look("disk-a", GIB, 4096), STORE_DAMAGED);
 	assert_int_equal(ftruncate(fd, 4096), 0);
-	assert_true(look("disk-a", GIB, 4096) < 0);
+	assert_int_equal(look("disk-a", GIB, 4096), STORE_BLANK);
 }
 
 static void test_bytes(void **state)

@@ -63,12 +63,12 @@ uint64_t store_bytes(uint64_t disk_bytes, uint32_t granule_bytes)
 		       geo.nr_blocks * BLKCBT_STORE_BLOCK;
 }
 
-/* Nothing but zeros, and something at all. */
-static int blank(struct at *at)
+/* Nothing but zeros where the superblock would be. */
+static int blank(struct at *at, uint64_t bytes)
 {
 	static const char zeros[BLKCBT_STORE_BLOCK];
 
-	for (u32 i = 0; i < BLKCBT_STORE_SUPERS; i++) {
+	for (u32 i = 0; i < BLKCBT_STORE_SUPERS && i < bytes / BLKCBT_STORE_BLOCK; i++) {
 		char block[BLKCBT_STORE_BLOCK];
 		int rc = at_read(at, i, 1, block);
 
@@ -92,12 +92,31 @@ static int read_super(struct at *at, struct blkcbt_store_super *super, char *why
 	return rc;
 }
 
+/* Is there room for what the superblock promises? */
+static bool is_whole(const struct blkcbt_store_super *super, uint64_t bytes)
+{
+	struct blkcbt_store_geo geo;
+
+	return !blkcbt_store_geometry(&geo, le64_to_cpu(super->disk_bytes), le32_to_cpu(super->granule_bytes),
+				      le32_to_cpu(super->extent_bytes)) &&
+	       geo.nr_blocks <= bytes / BLKCBT_STORE_BLOCK;
+}
+
 static int look(struct at *at, const struct store_disk *disk, char *why, size_t why_bytes)
 {
+	off_t end = lseek(at->fd, 0, SEEK_END);
 	struct blkcbt_store_super super;
+	uint64_t bytes;
 	int rc;
 
-	rc = blank(at);
+	if (end < 0)
+		return -errno;
+	bytes = (uint64_t)end > at->offset_bytes ? (uint64_t)end - at->offset_bytes : 0;
+	if (bytes && bytes < BLKCBT_STORE_BLOCK) {
+		snprintf(why, why_bytes, "it is cut short, or something else");
+		return STORE_ALIEN;
+	}
+	rc = blank(at, bytes);
 	if (rc)
 		return rc < 0 ? rc : STORE_BLANK;
 	rc = read_super(at, &super, why, why_bytes);
@@ -107,10 +126,14 @@ static int look(struct at *at, const struct store_disk *disk, char *why, size_t 
 		return rc == -ENODATA && strstr(why, "there is no store") ? STORE_ALIEN : STORE_DAMAGED;
 	if (!is_of(&super, disk->identity, why, why_bytes))
 		return STORE_FOREIGN;
-	if (le64_to_cpu(super.disk_bytes) == disk->size_bytes &&
-	    le32_to_cpu(super.granule_bytes) == disk->granule_bytes)
+	if (le64_to_cpu(super.disk_bytes) != disk->size_bytes ||
+	    le32_to_cpu(super.granule_bytes) != disk->granule_bytes) {
+		snprintf(why, why_bytes, "it is for another size or granule");
+		return STORE_UNFIT;
+	}
+	if (is_whole(&super, bytes))
 		return STORE_OWN;
-	snprintf(why, why_bytes, "it is for another size or granule");
+	snprintf(why, why_bytes, "it is cut short");
 	return STORE_UNFIT;
 }
 

@@ -16,9 +16,9 @@
 
 /**
  * enum store_kind - what is found where a store should be
- * @STORE_BLANK: zeros at its start
+ * @STORE_BLANK: zeros at its start, or nothing at all
  * @STORE_OWN: the store of the disk that is asked for, of the right size and granule
- * @STORE_UNFIT: of that disk, and of another size or granule
+ * @STORE_UNFIT: of that disk, and of another size or granule, or cut short
  * @STORE_FOREIGN: of another disk
  * @STORE_DAMAGED: a store of which no copy of the superblock is whole, or of a later version
  * @STORE_ALIEN: something else

@@ -119,7 +119,7 @@ put 12000
 ok "a new one" cbtctl store-format /dev/vda --store /dev/mapper/st --identity disk-a --extent 1M
 ok "is added while the disk is tracked" cbtctl store-add /dev/vda --store /dev/mapper/st --identity disk-a
 is "it is kept, and no more is dirty than before" "$(get store_state) $(get store_reason) $(get dirty)" "2  4096"
-is "a power cut would cost one extent" "$(get store_risk)" 1048576
+ok "a power cut would cost one extent at most" test "$(get store_risk)" -le 1048576
 # What is marked by command is in the store as well.
 ok "marked by command" cbtctl mark /dev/vda 33554432 33558528
 is "no doubt comes of it" "$(get store_reason)" ""
