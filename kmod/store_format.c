@@ -178,7 +178,8 @@ u64 blkcbt_store_fine_block(const struct blkcbt_store_geo *geo, u32 region, u32 
  * @why: set to a text on error
  *
  * Context: as @src reads.
- * Return: 0; -EIO it cannot be read; -ENODATA there is none that is whole;
+ * Return: 0; -EIO it cannot be read; -EMEDIUMTYPE this is no store;
+ * -ENODATA no copy is whole;
  * -EPROTONOSUPPORT it is of a newer version, or has features unknown to this one.
  */
 int blkcbt_store_read_super(const struct blkcbt_store_source *src, struct blkcbt_store_super *super,
@@ -207,7 +208,7 @@ int blkcbt_store_read_super(const struct blkcbt_store_source *src, struct blkcbt
 	if (!found) {
 		say(why, "%s", failed ? "the store cannot be read" :
 		    magic ? "no copy of the superblock is whole" : "there is no store in it");
-		return failed ? -EIO : -ENODATA;
+		return failed ? -EIO : magic ? -ENODATA : -EMEDIUMTYPE;
 	}
 	if (le32_to_cpu(super->version) != BLKCBT_STORE_VERSION || super->features) {
 		say(why, "it is of version %u, features 0x%x; this module knows version %u",

@@ -277,10 +277,10 @@ static void super_none(struct kunit *test)
 			-ENODATA);
 	memset(block_at(s, 0), 0, 2 * BLKCBT_STORE_BLOCK);
 	KUNIT_EXPECT_EQ(test, blkcbt_store_read_super(&s->src, &s->super, s->buf, s->why),
-			-ENODATA);
+			-EMEDIUMTYPE);
 	s->src.nr_blocks = 0;
 	KUNIT_EXPECT_EQ(test, blkcbt_store_read_super(&s->src, &s->super, s->buf, s->why),
-			-ENODATA);
+			-EMEDIUMTYPE);
 }
 
 static void super_newer(struct kunit *test)

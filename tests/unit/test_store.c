@@ -133,7 +133,7 @@ static void test_mark(void **state)
 	char error[256] = "";
 
 	(void)state;
-	assert_int_equal(store_mark(path, 4096, "disk-a", error, sizeof(error)), -ENODATA);
+	assert_int_equal(store_mark(path, 4096, "disk-a", error, sizeof(error)), -EMEDIUMTYPE);
 	put_super();
 	assert_int_equal(store_mark(path, 4096, "disk-b", error, sizeof(error)), -ESTALE);
 	found = read_copy(0);

@@ -123,7 +123,7 @@ static int look(struct at *at, const struct store_disk *disk, char *why, size_t 
 	if (rc == -EIO)
 		return rc;
 	if (rc)
-		return rc == -ENODATA && strstr(why, "there is no store") ? STORE_ALIEN : STORE_DAMAGED;
+		return rc == -EMEDIUMTYPE ? STORE_ALIEN : STORE_DAMAGED;
 	if (!is_of(&super, disk->identity, why, why_bytes))
 		return STORE_FOREIGN;
 	if (le64_to_cpu(super.disk_bytes) != disk->size_bytes ||

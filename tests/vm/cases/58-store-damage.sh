@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # shellcheck shell=dash disable=SC1091
 # What: the store file of a disk is swapped, put back from a copy, cut short, and its device fails: the agent replicates on, says what a power cut would cost, and why.
-# VM: disks=48M,48M,48M,48M,48M modules="ext4 dm_mod" tools="fio cmp jq mkfs.ext4 dmsetup truncate" timeout=600 mem=1280 kernels=6.1,6.12
+# VM: disks=48M,48M,48M,48M,48M modules="ext4 dm_mod" tools="fio cmp jq mkfs.ext4 dmsetup truncate" timeout=600 mem=1280
 # VM: files="tests/vm/story.sh:/lib/story.sh"
 # shellcheck disable=SC2034  # for story.sh
 STORY_AGENT='[disk root]

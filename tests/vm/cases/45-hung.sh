@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# shellcheck shell=dash disable=SC1091
+# What: a write that hangs for longer than the store waits: nothing is retired under it, a detach does not wait for it and saves nothing, and the disk is freed once it has come back.
+# VM: disks=64M,64M,8M modules="dm_mod" timeout=200 kernels=all
+# VM: tools="dmsetup cmp" files="tests/vm/store.sh:/lib/store.sh"
+. /lib/tap.sh
+. /lib/store.sh
+
+get() { cbtctl get /dev/mapper/t | sed -n "s/^$1=//p"; }
+hot_is() { [ "$(get store_hot)" -eq "$1" ]; }
+under_way() { [ "$(get inflight)" -gt 0 ]; }
+round() {
+	N=$((N + 1))
+	cbtctl cut $N /dev/mapper/t && cbtctl copy /dev/mapper/t /dev/vdb && cbtctl commit $N /dev/mapper/t
+}
+put() { dd if=/dev/urandom of=/dev/mapper/t bs=4k seek="$1" count=1 oflag=direct conv=notrunc; }
+hang() {
+	dmsetup suspend --noflush t
+	put "$1" &
+	hung=$!
+	wait_for 10 under_way
+}
+released() {
+	dmsetup resume t
+	wait "$hung"
+}
+
+echo 0 131072 linear /dev/vda 0 | dmsetup create t
+# dm does not count its writes by default on 6.1
+ok "writes are counted" sh -c "echo 1 >/sys/block/dm-0/queue/iostats"
+ok "the module loads" insmod /lib/modules/blkcbt.ko store_tick_ms=200
+ok "a store" cbtctl store-format /dev/mapper/t --store /dev/vdc --identity a --extent 1M
+ok "attach" cbtctl attach /dev/mapper/t --store /dev/vdc --identity a
+ok "first copy" round
+ok "at rest" wait_for 20 hot_is 0
+ok "a write hangs" hang 100
+ok "its extent is in use" wait_for 10 hot_is 1
+ok "it is to be retired" wait_for 20 hot_is 0
+ok "but is in use again, for the write has not come back" wait_for 20 hot_is 1
+is "the store is kept" "$(get store_state)" 2
+ok "the write comes back" released
+ok "then it is retired" wait_for 20 hot_is 0
+is "its granule is dirty" "$(get dirty)" 4096
+ok "equal" eval 'round && cmp /dev/mapper/t /dev/vdb'
+
+ok "a write hangs again" hang 5000
+ok "a detach does not wait for it" cbtctl detach /dev/mapper/t
+ok "the log says that nothing is saved" sh -c 'dmesg | grep "its store is not saved: writes are under way"'
+ok "the write comes back" released
+ok "the disk is freed: the module unloads" rmmod blkcbt
+ok "the module loads" insmod /lib/modules/blkcbt.ko store_tick_ms=200
+ok "attached again" cbtctl attach /dev/mapper/t --store /dev/vdc --identity a
+is "the store is not believed" "$(get store_trusted) $(get dirty)" " 67108864"
+ok "the reason" sh -c 'cbtctl get /dev/mapper/t | grep "^store_reason=the disk was written while it was not tracked"'
+ok "equal again" eval 'round && cmp /dev/mapper/t /dev/vdb'
+ok "detach" cbtctl detach /dev/mapper/t
+ok "the module unloads" rmmod blkcbt
+dmsetup remove t
+done_testing
