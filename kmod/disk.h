@@ -5,9 +5,9 @@
  * Life:
  *	attach		in the table; readers find it by its gendisk under RCU
  *	detach		out of the table and the list; a grace period later no new
- *			reader has it; @ref is killed
- *	drained		the last shim has come back; the last parked bio and event let
- *			@ref go: maps are freed, the gendisk is put
+ *			reader has it
+ *	drained		the last shim has come back: @ref is killed; the last parked bio and
+ *			event let it go: maps are freed, the gendisk is put
  *	freed		the last open character device lets @kref go
  *
  * Nothing holds the disk open: only the gendisk's memory and its driver's

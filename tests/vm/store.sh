@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # shellcheck shell=dash
 #
-# store.sh - what the cases about the crash-safe store share: /dev/vda is tracked, /dev/vdb its copy.
+# store.sh - what the cases about the crash-safe store share: $DISK (/dev/vda) is tracked, /dev/vdb its copy.
 # Sourced as /lib/store.sh after tap.sh.
 #
 #   get KEY              one value of cbtctl's
@@ -13,14 +13,16 @@
 # Epochs are not numbered again after a reboot.
 N=$((BOOT * 1000))
 
-get() { cbtctl get /dev/vda | sed -n "s/^$1=//p"; }
+DISK=${DISK:-/dev/vda}
+
+get() { cbtctl get "$DISK" | sed -n "s/^$1=//p"; }
 round() {
 	N=$((N + 1))
-	cbtctl cut $N /dev/vda && cbtctl copy /dev/vda /dev/vdb && cbtctl commit $N /dev/vda
+	cbtctl cut $N "$DISK" && cbtctl copy "$DISK" /dev/vdb && cbtctl commit $N "$DISK"
 }
 equal() {
 	echo 3 >/proc/sys/vm/drop_caches
-	cmp /dev/vda /dev/vdb
+	cmp "$DISK" /dev/vdb
 }
-put() { dd if=/dev/urandom of=/dev/vda bs=4k seek="$1" count="${2:-1}" oflag=direct conv=notrunc; }
+put() { dd if=/dev/urandom of="$DISK" bs=4k seek="$1" count="${2:-1}" oflag=direct conv=notrunc; }
 written() { [ "$(get dirty)" -ge 1048576 ]; }

@@ -24,12 +24,13 @@ equal() {
 	echo 3 >/proc/sys/vm/drop_caches
 	cmp /dev/vda /dev/vdc && cmp /dev/vdb /dev/vdd
 }
+swap() { mv /stores/root /stores/x && mv /stores/data /stores/root && mv /stores/x /stores/data; }
 start() { story_start root=/dev/vdc data=/dev/vdd; }
 # As for a module that is exchanged: the stores are saved, and nothing is tracked.
 halt() {
 	ok "$1: the agent is stopped" story_stop
 	ok "$1: detached" eval 'cbtctl detach /dev/vda && cbtctl detach /dev/vdb'
-	rm -f /tmp/story/agent.log
+	rm -f "$STORY/agent.log"
 }
 goes_on() { # NAME
 	ok "$1: in sync" story_synced 240
@@ -40,7 +41,7 @@ goes_on() { # NAME
 # $2 is in use, and not believed at the attachment
 doubted() { # NAME DISK REASON
 	is "$1: not believed" "$(store "$2" trusted)" false
-	ok "$1: the log says why" grep -F -e "$3" /tmp/story/agent.log || cat /tmp/story/agent.log
+	ok "$1: the log says why" grep -F -e "$3" "$STORY/agent.log" || cat "$STORY/agent.log"
 	goes_on "$1"
 	is "$1: it is kept again" "$(store "$2" state)" active
 }
@@ -70,12 +71,12 @@ is "undamaged: no resync" "$(story_resyncs)" 0
 
 halt "swapped"
 cp /stores/root /stores/copy
-ok "swapped" eval 'mv /stores/root /stores/x && mv /stores/data /stores/root && mv /stores/x /stores/data'
+ok "swapped" swap
 start
 without "swapped" root "it is the store of another disk"
 without "swapped" data "it is the store of another disk"
 halt "swapped back"
-ok "swapped back" eval 'mv /stores/root /stores/x && mv /stores/data /stores/root && mv /stores/x /stores/data'
+ok "swapped back" swap
 start
 doubted "swapped back, and written meanwhile" root "the disk was written while it was not tracked"
 
