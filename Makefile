@@ -32,6 +32,8 @@ SANITIZE   := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-
 COMMON := $(wildcard userspace/common/*.c) kmod/store_format.c
 DAEMONS := agent process-server master-target
 PROGRAMS := $(addprefix $(BUILD)/bin/reprotect-,$(DAEMONS) early) $(BUILD)/bin/reprotect
+PLUGIN := $(BUILD)/lib/nbdkit-reprotect-plugin.so
+PLUGIN_SOURCES := $(wildcard userspace/nbdkit-plugin/*.c)
 UNIT  := $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(wildcard tests/unit/test_*.c))
 FUZZ  := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 VMTOOLS := $(patsubst tests/vm/tools/%.c,$(BUILD)/vm-tools/%,$(wildcard tests/vm/tools/*.c))
@@ -43,7 +45,7 @@ BENCHTOOLS := $(patsubst tests/bench/%.c,$(BUILD)/bench/%,$(wildcard tests/bench
 .PHONY: all module modules test-modules install clean help deps demo check check-unit check-e2e check-vm check-boot \
 	check-long lint bench fuzz stress unit fuzzers tools testing kernels debug-kernels check-debug coverage kunit
 
-all: $(PROGRAMS)
+all: $(PROGRAMS) $(PLUGIN)
 
 # ---- programs ---------------------------------------------------------------
 # Three flavours of the same objects: obj (shipped), asan (tests), testing (with
@@ -65,12 +67,17 @@ $(BUILD)/fuzzobj/%.o: %.c
 	@mkdir -p $(@D)
 	$(CLANG) $(CPPFLAGS_ALL) -I. $(CFLAGS_ALL) -O1 -fsanitize=address,undefined,fuzzer-no-link $(PKG_CFLAGS) -MMD -MP -c -o $@ $<
 
+# Position-independent, nothing visible but what says so: for the plugin.
+$(BUILD)/pic/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) -fPIC -fvisibility=hidden $(PKG_CFLAGS) -MMD -MP -c -o $@ $<
+
 define flavour # directory
 $(BUILD)/$(1)/libcommon.a: $(COMMON:%.c=$(BUILD)/$(1)/%.o)
 	@rm -f $$@
 	ar rcs $$@ $$^
 endef
-$(foreach f,obj asan testing fuzzobj,$(eval $(call flavour,$(f))))
+$(foreach f,obj asan testing fuzzobj pic,$(eval $(call flavour,$(f))))
 
 define program # name, source directory
 $(BUILD)/bin/$(1): $(patsubst %.c,$(BUILD)/obj/%.o,$(wildcard userspace/$(2)/*.c)) $(BUILD)/obj/libcommon.a
@@ -88,6 +95,10 @@ $(eval $(call program,reprotect,cli))
 # Part of the initramfs, with the libraries that it is linked with: only those that it needs.
 $(eval $(call program,reprotect-early,early))
 $(BUILD)/bin/reprotect-early: LDFLAGS += -Wl,--as-needed
+
+$(PLUGIN): $(PLUGIN_SOURCES:%.c=$(BUILD)/pic/%.o) $(BUILD)/pic/libcommon.a
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS_ALL) $(LDFLAGS) -shared -Wl,--as-needed -o $@ $^ $(LIBS)
 
 testing: $(BUILD)/test/reprotect-agent-testing $(foreach d,$(DAEMONS),$(BUILD)/test/reprotect-$(d)-asan) \
 	$(BUILD)/test/reprotect-asan $(BUILD)/test/reprotect-early-asan
@@ -235,9 +246,12 @@ stress:
 
 # ---- install ----------------------------------------------------------------
 PREFIX ?= /usr
+# Where nbdkit looks for it by its name.
+PLUGINDIR ?= $(shell pkg-config --define-variable=prefix=$(PREFIX) --variable=plugindir nbdkit)
 install: all
 	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin $(BUILD)/bin/reprotect
 	install -D -m 755 -t $(DESTDIR)$(PREFIX)/sbin $(addprefix $(BUILD)/bin/reprotect-,$(DAEMONS) early)
+	install -D -m 644 -t $(DESTDIR)$(PLUGINDIR) $(PLUGIN)
 	install -D -m 755 initramfs/hooks/reprotect $(DESTDIR)$(PREFIX)/share/initramfs-tools/hooks/reprotect
 	for when in init-premount local-premount local-block local-bottom; do \
 		install -D -m 755 initramfs/scripts/reprotect $(DESTDIR)$(PREFIX)/share/initramfs-tools/scripts/$$when/reprotect || exit; done
@@ -246,6 +260,7 @@ install: all
 	install -d -m 755 $(DESTDIR)/etc/reprotect/app.d
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/reprotect/app.d $(wildcard userspace/agent/app.d/*)
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man8 $(wildcard docs/man/*.8)
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man1 $(wildcard docs/man/*.1)
 	install -D -m 644 userspace/cli/reprotect.bash-completion $(DESTDIR)$(PREFIX)/share/bash-completion/completions/reprotect
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/include/linux uapi/linux/blkcbt.h
 

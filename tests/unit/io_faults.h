@@ -30,6 +30,7 @@ static struct io_faults {
 	unsigned submit_again_every; /* every n-th submit says EAGAIN */
 	bool reorder;		     /* completions come newest first */
 	bool no_zero_range, no_punch; /* IO_ZERO has to find another way */
+	void (*before)(const struct io_request *request, uint64_t bytes); /* a step: for tests that stop there */
 	/* What happened. */
 	unsigned long pushes, submits, steps, reads, writes, syncs, zeros, most_in_flight;
 } io_faults = { .fail_op = -1 };
@@ -109,6 +110,8 @@ static inline int64_t io_faults_step(struct io_request *request)
 	bool fails, matches = io_faults.fail_op < 0 || io_faults.fail_op == (int)request->op;
 	ssize_t moved;
 
+	if (io_faults.before)
+		io_faults.before(request, bytes);
 	if (matches)
 		io_faults.steps++;
 	fails = matches && io_faults.fail_at &&

@@ -3,7 +3,7 @@
  * apply and what it stands on (writer, verify, pool, state), on an image file, without a
  * network: frames in, acknowledgements and faults out, content compared with a model.
  *
- * LINK: userspace/master-target/apply.c userspace/master-target/tags.c userspace/master-target/writer.c userspace/master-target/verify.c userspace/master-target/pool.c userspace/master-target/state.c userspace/master-target/fault.c
+ * LINK: userspace/master-target/apply.c userspace/master-target/undo.c userspace/master-target/undo_log.c userspace/master-target/tags.c userspace/master-target/writer.c userspace/master-target/verify.c userspace/master-target/pool.c userspace/master-target/state.c userspace/master-target/fault.c
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -75,7 +75,8 @@ static void on_idle(void *user) { ((struct rig *)user)->idles++; }
 static void on_released(void *user) { ((struct rig *)user)->releases++; }
 static void on_wake(void *user) { (void)user; }
 
-static const struct apply_events events = { on_ack, on_fault, on_ready, on_idle, on_released };
+static const struct apply_events events = { .ack = on_ack, .fault = on_fault, .ready = on_ready,
+					  .idle = on_idle, .released = on_released };
 
 static void start_apply(struct rig *rig)
 {

@@ -96,6 +96,33 @@ static void target(void **state)
 	assert_non_null(strstr(syncing, "syncing: no consistent epoch since"));
 }
 
+static void target_with_recovery_points(void **state)
+{
+	CLEANUP_FREE char *many = shown(status_target_points,
+		"{\"points\":{\"consistency\":\"syncing\",\"count\":12,\"oldest_ms\":1704060060000,\"newest_ms\":1704067257000,"
+		"\"retention_bytes\":1610612736}}");
+	CLEANUP_FREE char *none = shown(status_target_points,
+		"{\"points\":{\"consistency\":\"syncing\",\"count\":0,\"oldest_ms\":0,\"newest_ms\":0,\"retention_bytes\":0}}");
+	CLEANUP_FREE char *old = shown(status_target_points, "{\"points\":{\"consistency\":\"syncing\"}}");
+
+	(void)state;
+	assert_non_null(strstr(many,
+		"    points       12, the oldest 2 h 00 min old, the newest 3.0 s; 1.5 GiB on the retention volume\n"));
+	assert_non_null(strstr(none, "    points       none yet; 0 B on the retention volume\n"));
+	assert_null(strstr(old, "    points"));
+}
+
+static void target_that_is_rolled_back(void **state)
+{
+	CLEANUP_FREE char *out = shown(status_target_points,
+		"{\"host\":\"web\\u001b\",\"status\":\"rolled-back\",\"points\":{\"consistency\":\"consistent\",\"consistent_epoch\":4}}");
+
+	(void)state;
+	assert_non_null(strstr(out, "ROLLED BACK"));
+	assert_non_null(strstr(out, "reprotect points rollback web? undo"));
+	assert_null(strstr(out, "consistent as of epoch 4"));
+}
+
 static void holds_have_quantiles(void **state)
 {
 	struct blkcbt_holds holds = { 0 };
@@ -123,6 +150,8 @@ int main(void)
 		cmocka_unit_test(fuzzy_says_why_and_what_to_do),
 		cmocka_unit_test(of_an_older_agent_nothing_is_said),
 		cmocka_unit_test(target),
+		cmocka_unit_test(target_with_recovery_points),
+		cmocka_unit_test(target_that_is_rolled_back),
 		cmocka_unit_test(holds_have_quantiles),
 	};
 

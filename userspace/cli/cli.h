@@ -27,6 +27,11 @@ struct cli_options {
 	const char *name, *mount, *store;
 	uint64_t granule_bytes, timeout_ms, watch_ms;
 	bool json, force, yes, thaw, stop, watch, release;
+	const char *newer_than; /* of points discard and rollback */
+	bool discard_all, no_wait, status;
+	const char *listen, *plugin, *exports_dir; /* of points export and its kin */
+	unsigned partition;
+	bool writable, read_only, all;
 	int argc; /* what is left: arguments of the command */
 	char **argv;
 };
@@ -70,9 +75,25 @@ enum cli_exit command_tag_app(const struct cli_options *options);
 enum cli_exit command_tag_crash(const struct cli_options *options);
 enum cli_exit command_failback(const struct cli_options *options);
 enum cli_exit command_resume(const struct cli_options *options);
+enum cli_exit command_preflight_retention(const struct cli_options *options);
+enum cli_exit command_points_list(const struct cli_options *options);
+enum cli_exit command_points_pin(const struct cli_options *options);
+enum cli_exit command_points_unpin(const struct cli_options *options);
+enum cli_exit command_points_discard(const struct cli_options *options);
+enum cli_exit command_points_rollback(const struct cli_options *options);
+enum cli_exit command_points_export(const struct cli_options *options);
+enum cli_exit command_points_exports(const struct cli_options *options);
+enum cli_exit command_points_unexport(const struct cli_options *options);
+enum cli_exit command_points_mount(const struct cli_options *options);
+enum cli_exit command_points_unmount(const struct cli_options *options);
+enum cli_exit command_points_verify(const struct cli_options *options);
 enum cli_exit command_target_list(const struct cli_options *options);
 enum cli_exit command_target_forget(const struct cli_options *options);
 
+/** preflight_print - what reprotect preflight retention found: its JSON, for people */
+void preflight_print(const json_t *json, FILE *out);
+/** points_request - @command about the point @selector of @machine, as a person wrote it: also what it means as a time here */
+json_t *points_request(const char *command, const char *machine, const char *selector);
 /** status_early - early boot, as the agent shows it: its "early" */
 void status_early(const json_t *early, FILE *out);
 /** status_points - of an agent: whether its epochs are consistent, its tags; @now_ms: wall clock */

@@ -17,7 +17,10 @@ const char *argp_program_version = "reprotect " REPROTECT_VERSION;
 const char *argp_program_bug_address;
 
 enum { TAKES_JSON = 1, TAKES_NAME = 2, TAKES_FORCE = 4, TAKES_WATCH = 8, TAKES_FAILBACK = 16, TAKES_YES = 32,
-       TAKES_TAG = 64, TAKES_SNAPSHOT = 128 };
+       TAKES_TAG = 64, TAKES_SNAPSHOT = 128, TAKES_DISCARD = 256, TAKES_ROLLBACK = 512 };
+/* Those of the commands that export. */
+enum { TAKES_EXPORT = 1 << 20, TAKES_EXPORTS = 1 << 21, TAKES_NBDKIT = 1 << 22, TAKES_ALL = 1 << 23, TAKES_MOUNT = 1 << 24,
+       TAKES_VERIFY = 1 << 25 };
 
 struct command {
 	const char *group, *word; /* group NULL: a single word */
@@ -44,10 +47,30 @@ static const struct command commands[] = {
 	  "Freeze the filesystems, send the last changes, compare and release the targets." },
 	{ NULL, "resume", command_resume, TAKES_JSON, "",
 	  "After a failback: thaw the filesystems and protect this machine again." },
+	{ "points", "list", command_points_list, TAKES_JSON, "[MACHINE]",
+	  "List the recovery points that the master target keeps." },
+	{ "points", "pin", command_points_pin, TAKES_JSON, "MACHINE POINT", "Keep a recovery point until it is unpinned." },
+	{ "points", "unpin", command_points_unpin, TAKES_JSON, "MACHINE POINT",
+	  "Let a recovery point go when the policy says so." },
+	{ "points", "discard", command_points_discard, TAKES_JSON | TAKES_YES | TAKES_DISCARD, "MACHINE [POINT]",
+	  "Give up recovery points: one, those newer than one, or all." },
+	{ "points", "rollback", command_points_rollback, TAKES_JSON | TAKES_YES | TAKES_ROLLBACK, "MACHINE [POINT]",
+	  "Set the target disks back to a recovery point." },
+	{ "points", "export", command_points_export, TAKES_JSON | TAKES_EXPORT | TAKES_NBDKIT, "MACHINE POINT [DISK]",
+	  "Serve the disks of a recovery point over NBD." },
+	{ "points", "exports", command_points_exports, TAKES_JSON | TAKES_EXPORTS, "", "List what is exported." },
+	{ "points", "unexport", command_points_unexport, TAKES_EXPORTS | TAKES_ALL, "NAME|--all", "End an export." },
+	{ "points", "mount", command_points_mount, TAKES_JSON | TAKES_MOUNT | TAKES_NBDKIT, "MACHINE POINT DISK [DIR]",
+	  "Mount a file system of a recovery point; what is written is thrown away." },
+	{ "points", "unmount", command_points_unmount, TAKES_EXPORTS, "DIR|NAME", "Unmount it, and end its export." },
+	{ "points", "verify", command_points_verify, TAKES_JSON | TAKES_VERIFY | TAKES_NBDKIT, "MACHINE POINT",
+	  "Check a recovery point: undo log, partition tables, file systems." },
 	{ "target", "list", command_target_list, TAKES_JSON, "",
 	  "List the machines that the master target keeps." },
 	{ "target", "forget", command_target_forget, TAKES_YES, "MACHINE",
 	  "Let the master target forget a machine; its disks stay as they are." },
+	{ "preflight", "retention", command_preflight_retention, TAKES_JSON, "[PATH]",
+	  "Say whether a volume is fit for undo logs, and what to do about it." },
 };
 
 enum {
@@ -60,7 +83,21 @@ enum {
 	OPTION_TIMEOUT,
 	OPTION_MOUNT,
 	OPTION_STORE,
-	OPTION_RELEASE
+	OPTION_RELEASE,
+	OPTION_NEWER_THAN,
+	OPTION_DISCARD_ALL,
+	OPTION_NO_WAIT,
+	OPTION_STATUS
+};
+
+enum {
+	OPTION_WRITABLE = 512,
+	OPTION_LISTEN,
+	OPTION_ALL,
+	OPTION_PARTITION,
+	OPTION_READ_ONLY,
+	OPTION_PLUGIN,
+	OPTION_EXPORTS
 };
 
 static const struct {
@@ -85,12 +122,26 @@ static const struct {
 	  { "timeout", OPTION_TIMEOUT, "TIME", 0, "How long to wait (default 5min; snapshot: 1min)", 0 } },
 	{ TAKES_SNAPSHOT, { "mount", OPTION_MOUNT, "DIR", 0, "Mount it there, read-only", 0 } },
 	{ TAKES_SNAPSHOT, { "release", OPTION_RELEASE, NULL, 0, "End it: replication goes on", 0 } },
+	{ TAKES_DISCARD, { "newer-than", OPTION_NEWER_THAN, "POINT", 0, "All that are newer, but pinned ones and those in use", 0 } },
+	{ TAKES_DISCARD, { "all", OPTION_DISCARD_ALL, NULL, 0, "All, pinned ones, too, also when the retention volume is lost", 0 } },
+	{ TAKES_ROLLBACK, { "no-wait", OPTION_NO_WAIT, NULL, 0, "Begin it, and do not wait for its end", 0 } },
+	{ TAKES_ROLLBACK, { "status", OPTION_STATUS, NULL, 0, "Say how far it is, or how the last one ended", 0 } },
 	{ TAKES_YES, { "yes", 'y', NULL, 0, "Do not ask", 0 } },
+	{ TAKES_EXPORT, { "writable", OPTION_WRITABLE, NULL, 0, "Take writes, and throw them away at the end", 0 } },
+	{ TAKES_EXPORT, { "listen", OPTION_LISTEN, "SOCKET", 0, "Path of the socket; with one disk", 0 } },
+	{ TAKES_ALL, { "all", OPTION_ALL, NULL, 0, "All that are not mounted", 0 } },
+	{ TAKES_MOUNT, { "partition", OPTION_PARTITION, "NUMBER", 0, "Which, where there are several", 0 } },
+	{ TAKES_MOUNT, { "read-only", OPTION_READ_ONLY, NULL, 0, "Replay no journal, take no writes", 0 } },
+	{ TAKES_VERIFY, { "timeout", OPTION_TIMEOUT, "TIME", 0, "For each file system (default 6h)", 0 } },
+	{ TAKES_NBDKIT, { "plugin", OPTION_PLUGIN, "PATH", OPTION_HIDDEN, "nbdkit's plugin, where it is not installed", 0 } },
+	{ TAKES_NBDKIT | TAKES_EXPORTS,
+	  { "exports", OPTION_EXPORTS, "DIR", OPTION_HIDDEN, "Where exports are kept (default /run/reprotect/exports)", 0 } },
 };
 
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
 	struct cli_options *options = state->input;
+	char end;
 
 	switch (key) {
 	case OPTION_SOCKET:
@@ -130,6 +181,18 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case OPTION_RELEASE:
 		options->release = true;
 		return 0;
+	case OPTION_NEWER_THAN:
+		options->newer_than = arg;
+		return 0;
+	case OPTION_DISCARD_ALL:
+		options->discard_all = true;
+		return 0;
+	case OPTION_NO_WAIT:
+		options->no_wait = true;
+		return 0;
+	case OPTION_STATUS:
+		options->status = true;
+		return 0;
 	case OPTION_THAW:
 		options->thaw = true;
 		return 0;
@@ -138,6 +201,28 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		return 0;
 	case 'y':
 		options->yes = true;
+		return 0;
+	case OPTION_WRITABLE:
+		options->writable = true;
+		return 0;
+	case OPTION_LISTEN:
+		options->listen = arg;
+		return 0;
+	case OPTION_ALL:
+		options->all = true;
+		return 0;
+	case OPTION_PARTITION:
+		if (sscanf(arg, "%u%c", &options->partition, &end) != 1 || !options->partition)
+			argp_error(state, "--partition %s: not the number of a partition", arg);
+		return 0;
+	case OPTION_READ_ONLY:
+		options->read_only = true;
+		return 0;
+	case OPTION_PLUGIN:
+		options->plugin = arg;
+		return 0;
+	case OPTION_EXPORTS:
+		options->exports_dir = arg;
 		return 0;
 	case ARGP_KEY_ARGS:
 		options->argv = state->argv + state->next;
@@ -158,7 +243,7 @@ static void usage(FILE *out)
 
 		snprintf(words, sizeof(words), "%s%s%s %s", command->group ? command->group : "",
 			 command->group ? " " : "", command->word, command->arguments);
-		fprintf(out, "  %-26s %s\n", words, command->help);
+		fprintf(out, "  %-38s %s\n", words, command->help);
 	}
 	fprintf(out, "\n  reprotect COMMAND --help shows the options of a command; --version, --help.\n"
 		     "Exit status: 0 done, 1 failed, 2 wrong usage, 3 the daemon does not run.\n");

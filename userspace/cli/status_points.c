@@ -139,6 +139,35 @@ static const char *target_tag(const json_t *tag, uint64_t now_ms, char *out, siz
 	return out;
 }
 
+/* "12, the oldest 2 h 00 min old, the newest 3.0 s; 1.2 GiB on the retention volume" */
+static void print_kept(const json_t *points, uint64_t now_ms, FILE *out)
+{
+	uint64_t count = cli_number(points, "count"), oldest = cli_number(points, "oldest_ms");
+	uint64_t newest = cli_number(points, "newest_ms");
+	char a[32], b[32], bytes[32];
+
+	if (!json_is_integer(json_object_get(points, "count")))
+		return;
+	if (!count)
+		fprintf(out, "    points       none yet");
+	else
+		fprintf(out, "    points       %" PRIu64 ", the oldest %s old, the newest %s", count,
+			format_duration(now_ms > oldest ? now_ms - oldest : 0, a, sizeof(a)),
+			format_duration(now_ms > newest ? now_ms - newest : 0, b, sizeof(b)));
+	fprintf(out, "; %s on the retention volume\n",
+		conf_format_bytes(cli_number(points, "retention_bytes"), bytes, sizeof(bytes)));
+}
+
+static void print_rolled_back(const json_t *machine, FILE *out)
+{
+	char host[128];
+
+	format_clean(cli_text(machine, "host"), host, sizeof(host));
+	fprintf(out, "    point        ROLLED BACK: the disks are as of a recovery point, and what the machine sends is refused\n"
+		     "    to do: reprotect points rollback %s undo takes it back; reprotect points list shows what there is\n",
+		host);
+}
+
 void status_target_points(const json_t *machine, uint64_t now_ms, FILE *out)
 {
 	const json_t *points = json_object_get(machine, "points");
@@ -148,7 +177,9 @@ void status_target_points(const json_t *machine, uint64_t now_ms, FILE *out)
 
 	if (!json_is_object(points))
 		return;
-	if (!strcmp(word, "consistent"))
+	if (!strcmp(cli_text(machine, "status"), "rolled-back"))
+		print_rolled_back(machine, out);
+	else if (!strcmp(word, "consistent"))
 		fprintf(out, "    point        consistent as of epoch %" PRIu64 "%s\n", epoch,
 			!cli_true(points, "in_between") ? "" :
 			json_is_object(json_object_get(machine, "epoch")) ?
@@ -163,4 +194,5 @@ void status_target_points(const json_t *machine, uint64_t now_ms, FILE *out)
 	fprintf(out, "    tags         crash: %s; app: %s\n",
 		target_tag(json_object_get(points, "last_crash"), now_ms, a, sizeof(a)),
 		target_tag(json_object_get(points, "last_app"), now_ms, b, sizeof(b)));
+	print_kept(points, now_ms, out);
 }

@@ -182,7 +182,116 @@ static bool checkpoint_step(struct apply *apply)
 static bool busy(const struct apply *apply)
 {
 	return writer_in_flight(&apply->writer) || writer_flushing(&apply->writer) ||
-	       apply->verify.active || apply->checkpoint != CHECKPOINT_NONE;
+	       apply->verify.active || apply->checkpoint != CHECKPOINT_NONE ||
+	       (apply->undo && !undo_quiet(apply->undo));
+}
+
+/* ---- the undo log -------------------------------------------------------- */
+
+#define UNDO_REMEDY "check the retention volume (dmesg, df); the epoch is undone and comes again by itself"
+
+static void undo_fault(struct apply *apply, const char *action, int error)
+{
+	if (error == -ENOSPC || error == -EDQUOT)
+		FAULT(apply, "no-space", false,
+		      "free space on the retention volume, enlarge it, unpin or discard recovery points (reprotect points "
+		      "list), or shorten the policy; replication then goes on by itself",
+		      "machine %s: the retention volume is full: cannot %s its undo log in %s", apply->name, action,
+		      apply->undo->log->path);
+	else
+		FAULT(apply, "io", false, UNDO_REMEDY, "machine %s: cannot %s its undo log in %s: %s", apply->name, action,
+		      apply->undo->log->path, strerror(-error));
+}
+
+static void undo_broke(void *user, const struct target *target, const char *action, uint64_t offset, uint64_t length,
+		       int error)
+{
+	if (target)
+		write_failed(user, target, action, offset, length, error);
+	else
+		undo_fault(user, action, error);
+}
+
+/* No room, and nothing to give up but the epoch's own undo: record that it has none, and that nothing before it is left. */
+static enum undo_full undo_full(void *user)
+{
+	struct apply *apply = user;
+	struct state *state = apply->state;
+	enum undo_full answer = apply->events->full ? apply->events->full(apply->user) : UNDO_FULL_FAIL;
+	uint64_t open = state->undo.open;
+	json_t *now = state->now;
+
+	if (answer != UNDO_FULL_GIVE_UP)
+		return answer;
+	state->undo.open = 0;
+	state->now = NULL;
+	if (save(apply)) {
+		state->undo.open = open;
+		state->now = now;
+		return UNDO_FULL_FAIL;
+	}
+	json_decref(now);
+	undo_log_forsake(apply->undo->log);
+	return UNDO_FULL_GIVE_UP;
+}
+
+static void undo_sealed(void *user, int error)
+{
+	struct apply *apply = user;
+
+	if (!error)
+		apply->sealed = true;
+	pump(apply);
+}
+
+/* Whether what the targets are now is worth coming back to. */
+static bool undo_wanted(const struct apply *apply)
+{
+	const struct state *state = apply->state;
+
+	return apply->undo && state->now &&
+	       (apply->undo->log->chain.count || state->status == STATE_REPLICATING ||
+		json_is_true(json_object_get(state->now, "consistent")));
+}
+
+/* Begin the layer of an epoch: the file, then the state that says so, then the first write. 0, or said what is wrong. */
+static int undo_begin(struct apply *apply)
+{
+	struct state *state = apply->state;
+	int r = undo_open(apply->undo, state->number, state->undo.top + 1, state->now);
+
+	if (r && !state->now) /* given up */
+		return save(apply);
+	if (r) {
+		undo_fault(apply, "begin", r);
+		return r;
+	}
+	state->undo.open = ++state->undo.top;
+	r = save(apply);
+	if (r) {
+		state->undo.open = 0;
+		undo_abandon(apply->undo);
+	}
+	return r;
+}
+
+/* Before the first write of an epoch. 0, or said what is wrong: then it is not begun. */
+static int begin_writing(struct apply *apply)
+{
+	int r;
+
+	apply->state->between = true;
+	if (apply->undo && !undo_wanted(apply))
+		undo_log_forsake(apply->undo->log);
+	r = undo_wanted(apply) ? undo_begin(apply) : save(apply);
+	if (r)
+		apply->state->between = false;
+	return r;
+}
+
+bool apply_needs_undo(const struct apply *apply)
+{
+	return apply->undo && apply->state->undo.open && (!undo_is_open(apply->undo) || undo_failed(apply->undo));
 }
 
 /* ---- frames -------------------------------------------------------------- */
@@ -339,11 +448,8 @@ static enum step on_data(struct apply *apply, struct apply_queued *queued)
 	if (writer_full(&apply->writer) ||
 	    writer_overlaps(&apply->writer, target, frame->offset, frame->length))
 		return STEP_WAIT;
-	if (!apply->state->between) {
-		apply->state->between = true;
-		if (save(apply))
-			return STEP_DONE;
-	}
+	if (!apply->state->between && begin_writing(apply))
+		return STEP_DONE;
 	/* First: the write may fail, and the queue with this frame be gone, inside writer_start(). */
 	count_frame(apply, frame);
 	payload = queued->payload;
@@ -483,8 +589,10 @@ static enum step on_end(struct apply *apply, const struct wire_frame *frame)
 {
 	struct state_position *position = &apply->position;
 
-	if (apply->phase == APPLY_ENDING || !fits(apply, frame))
-		return apply->phase == APPLY_ENDING ? STEP_WAIT : STEP_DONE;
+	if (apply->phase == APPLY_ENDING || apply->phase == APPLY_SEALING)
+		return STEP_WAIT;
+	if (!fits(apply, frame))
+		return STEP_DONE;
 	if (apply->phase == APPLY_SKIP) {
 		end_skipped(apply, frame);
 		return STEP_DONE;
@@ -510,10 +618,44 @@ static enum step on_end(struct apply *apply, const struct wire_frame *frame)
 			     position->tag ? "has a TAG, but does not end as consistent" :
 					     "ends as consistent, but began as fuzzy");
 	apply->phase = APPLY_ENDING;
+	apply->sealed = false;
+	/* An epoch without a change is a state of its own, too. */
+	if (undo_wanted(apply) && !undo_is_open(apply->undo) && !apply->state->between && undo_begin(apply))
+		return STEP_DONE;
 	if (writer_flush(&apply->writer, apply->targets, apply->target_count))
 		return FAULT(apply, "io", false, "free memory on this machine",
 			     "machine %s: cannot flush its targets: out of memory", apply->name);
 	return STEP_WAIT;
+}
+
+/* The targets are flushed: the layer is next. Returns whether there is one. */
+static bool end_seal(struct apply *apply)
+{
+	if (!apply->undo || !undo_is_open(apply->undo))
+		return false;
+	apply->phase = APPLY_SEALING;
+	undo_seal(apply->undo);
+	return true;
+}
+
+/* The state file says so now: the undo log follows. @was: what the layer leads back to. */
+static void end_log(struct apply *apply, json_t *was)
+{
+	struct undo *undo = apply->undo;
+	struct undo_entry entry;
+
+	if (undo && undo_is_open(undo)) {
+		undo_entry(undo, &entry);
+		entry.meta = json_incref(was);
+		undo_close(undo);
+		if (undo_log_sealed(undo->log, &entry)) {
+			json_decref(entry.meta);
+			undo_log_committed(undo->log, apply->state->number); /* without memory: older points are lost */
+		}
+	} else if (undo) {
+		undo_close(undo); /* one that was given up */
+		undo_log_committed(undo->log, apply->state->number);
+	}
 }
 
 /* Everything of the epoch is on stable storage: record that, then say so. */
@@ -524,11 +666,13 @@ static void end_commit(struct apply *apply)
 	struct state *state = apply->state, before = *state;
 	bool final = (position->flags & WIRE_EPOCH_FINAL) != 0;
 	bool released = final && !json_array_size(position->mismatch);
+	bool consistent = frame.flags & WIRE_END_CONSISTENT && !json_array_size(position->mismatch);
 
 	tags_copy(&state->tags, &before.tags);
-	if (tags_applied(&state->tags, position->epoch,
-			 frame.flags & WIRE_END_CONSISTENT && !json_array_size(position->mismatch),
-			 position->flags & WIRE_EPOCH_INITIAL, position->tag)) {
+	state->now = state_describe(state, position->epoch, consistent, position->tag);
+	if (!state->now || tags_applied(&state->tags, position->epoch, consistent, position->flags & WIRE_EPOCH_INITIAL,
+					position->tag)) {
+		json_decref(state->now);
 		tags_clear(&state->tags);
 		*state = before;
 		FAULT(apply, "io", false, "free memory on this machine",
@@ -541,6 +685,8 @@ static void end_commit(struct apply *apply)
 	state->last_mismatch = json_incref(position->mismatch);
 	memset(&state->partial, 0, sizeof(state->partial));
 	state->between = false;
+	state->number = state->undo.open ? state->undo.open : ++state->undo.top;
+	state->undo.open = state->rollback_from = 0;
 	if (released) {
 		state->status = STATE_RELEASED;
 		state->released_ms = state->applied_ms;
@@ -549,10 +695,15 @@ static void end_commit(struct apply *apply)
 	}
 	if (save(apply)) {
 		json_decref(state->last_mismatch);
+		json_decref(state->now);
 		tags_clear(&state->tags);
 		*state = before;
+		if (apply->undo)
+			undo_close(apply->undo); /* so that the epoch is undone */
 		return;
 	}
+	end_log(apply, before.now);
+	json_decref(before.now);
 	json_decref(before.last_mismatch);
 	tags_clear(&before.tags);
 	state_position_clear(&before.partial);
@@ -598,6 +749,13 @@ static enum step take(struct apply *apply, struct apply_queued *queued)
 	}
 }
 
+static bool end_ready(struct apply *apply)
+{
+	if (apply->phase == APPLY_ENDING && !writer_flushing(&apply->writer) && !end_seal(apply))
+		return true;
+	return apply->phase == APPLY_SEALING && apply->sealed;
+}
+
 /* Go as far as possible. What happens inside and asks for it again is served by the same loop. */
 static void pump(struct apply *apply)
 {
@@ -609,7 +767,7 @@ static void pump(struct apply *apply)
 		apply->again = false;
 		while (checkpoint_step(apply))
 			;
-		if (apply->phase == APPLY_ENDING && !writer_flushing(&apply->writer))
+		if (end_ready(apply))
 			end_commit(apply);
 		while (apply->head && apply->phase != APPLY_STOPPED &&
 		       take(apply, apply->head) == STEP_DONE && apply->phase != APPLY_STOPPED) {
@@ -617,7 +775,7 @@ static void pump(struct apply *apply)
 			checkpoint_consider(apply);
 		}
 		checkpoint_consider(apply);
-		if (apply->phase == APPLY_ENDING && !writer_flushing(&apply->writer))
+		if (end_ready(apply))
 			apply->again = true;
 	}
 	apply->pumping = false;
@@ -669,6 +827,14 @@ void apply_start(struct apply *apply, struct target *targets, size_t count)
 	state_position_copy(&apply->position, &apply->state->partial);
 	state_position_copy(&apply->saved, &apply->position);
 	apply->phase = apply->position.seq ? APPLY_RESUMABLE : APPLY_BETWEEN;
+	apply->sealed = false;
+	apply->writer.undo = apply->undo;
+	if (!apply->undo)
+		return;
+	apply->undo->failed = undo_broke;
+	apply->undo->full = undo_full;
+	apply->undo->sealed = undo_sealed;
+	apply->undo->user = apply;
 }
 
 bool apply_quiet(const struct apply *apply)

@@ -7,6 +7,10 @@
  * never overtakes an earlier one that touches the same place; an epoch that skips one is refused;
  * an epoch that comes again is harmless; after any crash, going on at
  * the position in the state gives the same content as never having crashed.
+ *
+ * With an undo log the old content is in it, durably, before it is overwritten, so that an epoch that was not completed can be undone
+ * (restore.c does that, before anything else, when the program starts or the log had failed). The one moment at which an epoch
+ * becomes the state of the targets is when the state file is saved: targets flushed, layer sealed, then state, then ACK.
  */
 #ifndef MASTER_TARGET_APPLY_H
 #define MASTER_TARGET_APPLY_H
@@ -19,6 +23,7 @@
 #include "pool.h"
 #include "state.h"
 #include "target.h"
+#include "undo.h"
 #include "verify.h"
 #include "wire.h"
 #include "writer.h"
@@ -34,6 +39,8 @@
  * @ready: the queue is empty again: read on
  * @idle: stopped, and nothing is in flight: targets may be closed
  * @released: the final epoch is verified and recorded: close the targets. Called before its @ack
+ * @full: the retention volume is full: make room (AGAIN), or say what to do. GIVE_UP: the apply records that the epoch
+ *	has no undo and goes on
  */
 struct apply_events {
 	void (*ack)(void *user, uint32_t flags, uint64_t epoch, uint64_t attempt, uint32_t seq,
@@ -42,6 +49,7 @@ struct apply_events {
 	void (*ready)(void *user);
 	void (*idle)(void *user);
 	void (*released)(void *user);
+	enum undo_full (*full)(void *user);
 };
 
 /**
@@ -54,7 +62,8 @@ struct apply_events {
  *	BETWEEN   | BEGIN: the next epoch: OPEN; one already applied: SKIP; else fault
  *	OPEN      | DATA, ZERO, VERIFY, TAG; BEGIN: dropped, as BETWEEN; ABORT: BETWEEN; END: ENDING
  *	SKIP      | END: acknowledge again, BETWEEN; BEGIN, ABORT as OPEN; the rest is thrown away
- *	ENDING    | flushed and saved: acknowledge, BETWEEN
+ *	ENDING    | targets flushed: SEALING with an undo log; else saved: acknowledge, BETWEEN
+ *	SEALING   | layer sealed, state saved: acknowledge, BETWEEN
  *	any       | fault or apply_stop: STOPPED
  */
 enum apply_phase {
@@ -64,6 +73,7 @@ enum apply_phase {
 	APPLY_OPEN,
 	APPLY_SKIP,
 	APPLY_ENDING,
+	APPLY_SEALING,
 };
 
 enum apply_checkpoint { CHECKPOINT_NONE, CHECKPOINT_DRAIN, CHECKPOINT_FLUSH };
@@ -79,6 +89,7 @@ struct apply {
 	struct io_engine *io;
 	struct pool *pool;
 	struct pool_client *client;
+	struct undo *undo; /* NULL: no undo log; may change only when quiet */
 	/* apply's own */
 	enum apply_phase phase;
 	struct target *targets;
@@ -91,7 +102,7 @@ struct apply {
 	uint64_t checkpoint_ms, checkpoint_bytes;
 	struct apply_queued *head, **tail;
 	bool pumping, again;
-	bool idle_due, ready_due;
+	bool idle_due, ready_due, sealed;
 };
 
 /** apply_init - 0 or -ENOMEM */
@@ -109,6 +120,11 @@ bool apply_quiet(const struct apply *apply);
  * Return: whether to read on; false: wait for @ready.
  */
 bool apply_frame(struct apply *apply, const struct wire_frame *frame, void *payload);
+/**
+ * apply_needs_undo - the targets hold a part of an epoch that has to be undone before anything else: its layer is
+ * there, and cannot be gone on with
+ */
+bool apply_needs_undo(const struct apply *apply);
 /** apply_tick - about twice a second: checkpoints that are due by time */
 void apply_tick(struct apply *apply);
 

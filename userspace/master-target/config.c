@@ -7,14 +7,19 @@
 #include <string.h>
 #include <strings.h>
 
+#include <sys/stat.h>
+
 #include "conf.h"
 #include "config.h"
+#include "retention_volume.h"
 #include "util.h"
 
 #define MT "master-target"
+#define KEEP_MAX_MS (10ull * 365 * 86400 * 1000)
 #define KEY(member) offsetof(struct config, member)
 #define TARGET(member) offsetof(struct config_target, member)
 
+static const char *const fulls[] = { "drop-oldest", "pause", NULL };
 static const char *const engines[] = { "auto", "io_uring", "libaio", NULL };
 
 static const struct conf_key keys[] = {
@@ -36,6 +41,21 @@ static const struct conf_key keys[] = {
 	  "machines that this master target serves at most" },
 	{ MT, "engine", CONF_CHOICE, KEY(engine), "auto", 0, 0, engines,
 	  "how disks are written: auto, io_uring or libaio" },
+	{ MT, "retention", CONF_STRING, KEY(retention), NULL, 0, 0, NULL,
+	  "directory of the undo logs, on a file system of its own; none: no recovery points but the newest "
+	  "(default: " RETENTION_PATH_DEFAULT " where something is mounted there)" },
+	{ MT, "keep_all", CONF_MS, KEY(policy.keep_all_ms), "2h", 0, KEEP_MAX_MS, NULL,
+	  "how long every recovery point is kept" },
+	{ MT, "keep_hourly", CONF_MS, KEY(policy.keep_hourly_ms), "24h", 0, KEEP_MAX_MS, NULL,
+	  "how long one crash-consistent point an hour is kept" },
+	{ MT, "keep_app", CONF_MS, KEY(policy.keep_app_ms), "72h", 0, KEEP_MAX_MS, NULL,
+	  "how long application-consistent points are kept" },
+	{ MT, "retention_max", CONF_BYTES, KEY(policy.max_bytes), "0", 0, UINT64_MAX, NULL,
+	  "what all undo logs may take together; 0: the whole volume" },
+	{ MT, "retention_reserve", CONF_BYTES, KEY(policy.reserve_bytes), "256M", 0, UINT64_MAX, NULL,
+	  "space on the volume below which the oldest points go" },
+	{ MT, "retention_full", CONF_CHOICE, KEY(retention_full), "drop-oldest", 0, 0, fulls,
+	  "when the volume is full: drop-oldest (points, replication goes on) or pause (replication)" },
 	{ "target", "path", CONF_STRING, TARGET(path), NULL, 0, 0, NULL,
 	  "block device or image file that receives the disk" },
 	{ "target", "overwrite", CONF_BOOL, TARGET(overwrite), "no", 0, 0, NULL,
@@ -94,10 +114,37 @@ static int check(const struct config *config, const char *path, char *error, siz
 			 config->target_dir);
 		return -EINVAL;
 	}
+	if (config->retention && strcmp(config->retention, "none") && config->retention[0] != '/') {
+		snprintf(error, error_bytes, "%s: retention = %s: not an absolute path (nor none)", path, config->retention);
+		return -EINVAL;
+	}
 	if (config->create && !config->target_dir) {
 		snprintf(error, error_bytes, "%s: create = yes needs target_dir (where the image files go)",
 			 path);
 		return -EINVAL;
+	}
+	return 0;
+}
+
+static bool mount_point(const char *path)
+{
+	struct stat st, above;
+	char parent[4096];
+
+	snprintf(parent, sizeof(parent), "%s/..", path);
+	return !stat(path, &st) && !stat(parent, &above) && S_ISDIR(st.st_mode) && st.st_dev != above.st_dev;
+}
+
+/* What the keys mean together. */
+static int settle(struct config *config)
+{
+	config->policy.pause_when_full = config->retention_full == CONFIG_FULL_PAUSE;
+	if (config->retention && !strcmp(config->retention, "none")) {
+		free(config->retention);
+		config->retention = NULL;
+	} else if (!config->retention && mount_point(RETENTION_PATH_DEFAULT)) {
+		config->retention = strdup(RETENTION_PATH_DEFAULT);
+		return config->retention ? 0 : -ENOMEM;
 	}
 	return 0;
 }
@@ -115,6 +162,8 @@ int config_load(struct config *config, const char *path, char *error, size_t err
 		conf_defaults(&schema, MT, config);
 	if (!r)
 		r = check(config, path ? path : "defaults", error, error_bytes);
+	if (!r)
+		r = settle(config);
 	if (r)
 		config_free(config);
 	return r;

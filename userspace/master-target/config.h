@@ -10,6 +10,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "retention.h"
+
 #define CONFIG_PATH_DEFAULT "/etc/reprotect/master-target.conf"
 
 /**
@@ -35,9 +37,13 @@ struct config {
 	uint64_t max_epoch_bytes;
 	uint64_t max_machines;
 	int engine;
+	char *retention; /* directory of the undo logs; NULL: none */
+	struct retention_policy policy;
+	int retention_full;
 	struct config_target *targets;
 };
 
+enum config_full { CONFIG_FULL_DROP, CONFIG_FULL_PAUSE };
 enum config_engine { CONFIG_ENGINE_AUTO, CONFIG_ENGINE_IO_URING, CONFIG_ENGINE_LIBAIO };
 
 /**

@@ -12,6 +12,7 @@
 #include "log.h"
 #include "machine.h"
 #include "session.h"
+#include "thin.h"
 #include "util.h"
 
 #define STUCK_MS 30000u
@@ -32,7 +33,14 @@ static struct machine *add(struct server *server, const char *uuid)
 	machine->apply.io = server->io;
 	machine->apply.pool = server->pool;
 	machine->apply.client = &machine->client;
-	if (apply_init(&machine->apply)) {
+	machine->undo.io = server->io;
+	machine->undo.event = server->event;
+	machine->undo.fd = -1;
+	machine->log.dir = -1;
+	if (apply_init(&machine->apply) || undo_init(&machine->undo) || job_init(machine)) {
+		job_destroy(machine);
+		undo_destroy(&machine->undo);
+		apply_destroy(&machine->apply);
 		free(machine);
 		return NULL;
 	}
@@ -48,8 +56,13 @@ static void drop(struct machine *machine)
 	while (*at != machine)
 		at = &(*at)->next;
 	*at = machine->next;
+	thin_forget(machine->server->thin, machine);
 	machine_close_targets(machine);
+	job_destroy(machine);
 	apply_destroy(&machine->apply);
+	undo_destroy(&machine->undo);
+	if (machine->logged)
+		undo_log_close(&machine->log);
 	state_clear(&machine->state);
 	free(machine);
 }
@@ -91,6 +104,19 @@ static int load_one(struct server *server, const char *uuid)
 	return 0;
 }
 
+/* What the machine was in the middle of goes on; what cannot be had is said, and tried again at the next connection or tick. */
+static void begin(struct machine *machine)
+{
+	struct fault fault;
+
+	if (machine->damaged)
+		return;
+	if (machine_log_open(machine, &fault))
+		machine_failed(machine, &fault);
+	else if (job_needed(machine))
+		job_turn(machine);
+}
+
 int machines_load(struct server *server)
 {
 	DIR *dir = opendir(server->config.state_dir);
@@ -103,6 +129,8 @@ int machines_load(struct server *server)
 		if (entry->d_type != DT_REG && state_name_ok(entry->d_name))
 			r = load_one(server, entry->d_name);
 	closedir(dir);
+	for (struct machine *m = server->machines; m && !r; m = m->next)
+		begin(m);
 	return r;
 }
 
@@ -346,6 +374,26 @@ int machine_open(struct machine *machine, const struct hello *hello, struct faul
 	return 0;
 }
 
+int machine_open_known(struct machine *machine, struct fault *fault)
+{
+	const struct state *state = &machine->state;
+	CLEANUP_FREE struct hello *hello = calloc(1, sizeof(*hello));
+
+	if (!hello)
+		return fault_set(fault, -1, "busy", false, "free memory on the master target", "machine %s: out of memory",
+				 machine->name);
+	snprintf(hello->uuid, sizeof(hello->uuid), "%s", state->uuid);
+	snprintf(hello->host, sizeof(hello->host), "%s", state->host);
+	for (size_t i = 0; i < state->disk_count; i++) {
+		struct hello_disk *disk = &hello->disks[hello->disk_count++];
+
+		snprintf(disk->name, sizeof(disk->name), "%s", state->disks[i].name);
+		disk->id = state->disks[i].id;
+		disk->source_bytes = state->disks[i].source_bytes;
+	}
+	return machine_open(machine, hello, fault);
+}
+
 void machine_failed(struct machine *machine, const struct fault *fault)
 {
 	machine->last = *fault;
@@ -363,12 +411,31 @@ int machine_forget(struct machine *machine, struct fault *fault)
 		return fault_set(fault, -1, "busy", false, "try again in a few seconds",
 				 "machine %s: cannot be forgotten: its last writes are still in flight",
 				 machine->name);
+	if (!job_quiet(machine))
+		return fault_set(fault, -1, "busy", false, "wait for it: reprotect points rollback <machine> --status",
+				 "machine %s: cannot be forgotten: its targets are being rolled back or an epoch is undone",
+				 machine->name);
+	uint64_t used;
+
+	if (machine->logged && undo_log_used(&machine->log, &used))
+		return fault_set(fault, -1, "busy", false, "end the exports first (reprotect points exports)",
+				 "machine %s: cannot be forgotten: recovery point %" PRIu64 " is exported", machine->name, used);
 	int r = state_forget(&machine->state);
 
 	if (r)
 		return fault_set(fault, -1, "io", false, "repair the file system of the state directory",
 				 "machine %s: cannot remove its state %s: %s", machine->name,
 				 machine->state.dir, strerror(-r));
+	undo_close(&machine->undo);
+	if (machine->logged) {
+		machine->logged = false;
+		machine->apply.undo = machine->apply.writer.undo = NULL;
+		r = undo_log_remove(&machine->log);
+		if (r)
+			log_warning("machine %s: its undo log cannot be removed: %s (remove %s by hand)", machine->name,
+				    strerror(-r), machine->log.path);
+		undo_log_close(&machine->log);
+	}
 	log_notice("machine %s (%s): forgotten; its targets are free", machine->name, machine->state.uuid);
 	session_detach(machine);
 	if (apply_quiet(&machine->apply))
@@ -385,6 +452,8 @@ void machine_tick(struct machine *machine)
 	const struct writer *writer = &machine->apply.writer;
 
 	apply_tick(&machine->apply);
+	if (!machine->damaged && job_needed(machine))
+		job_turn(machine);
 	if (now - machine->rate_ms >= 2000) {
 		uint64_t ms = machine->rate_ms ? now - machine->rate_ms : 2000;
 

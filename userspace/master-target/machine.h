@@ -18,9 +18,12 @@
 #include "config.h"
 #include "conn.h"
 #include "fault.h"
+#include "job.h"
 #include "pool.h"
 #include "state.h"
 #include "target.h"
+#include "undo.h"
+#include "undo_log.h"
 
 struct machine;
 struct session;
@@ -55,6 +58,7 @@ struct server {
 	sd_event_source *tick;
 	unsigned sessions;
 	struct session *session_list;
+	struct thin *thin;
 	bool ending;
 };
 
@@ -65,6 +69,8 @@ struct server {
  * @saved: it has a state on the disk
  * @damaged: that state cannot be read (@last says why)
  * @last: what failed last; @failing: and it still does
+ * @logged: @log is open, and apply writes to it through @undo
+ * @job: what the machine does to its targets by itself
  */
 struct machine {
 	struct server *server;
@@ -76,6 +82,10 @@ struct machine {
 	size_t target_count;
 	struct apply apply;
 	struct pool_client client;
+	struct undo undo;
+	struct undo_log log;
+	bool logged;
+	struct job job;
 	struct session *live, *waiting;
 	uint64_t waiting_since_ms;
 	uint64_t stuck_said_ms;
@@ -95,7 +105,18 @@ struct machine *machine_get(struct server *server, const struct hello *hello, st
  * Return: 0, or -1 with @fault.
  */
 int machine_open(struct machine *machine, const struct hello *hello, struct fault *fault);
+/** machine_open_known - the same for the disks that the state knows, without a HELLO */
+int machine_open_known(struct machine *machine, struct fault *fault);
 void machine_close_targets(struct machine *machine);
+/**
+ * machine_log_open - have the undo log open where there is a retention volume (retention_volume.h: it is checked), made at first use
+ * Return: 0 (also without retention), or -1 with @fault: the machine has a log, and it cannot be had.
+ */
+int machine_log_open(struct machine *machine, struct fault *fault);
+/** machine_drop_points - give up the undo log and all points of the machine, present or lost. 0, or -1 with @fault */
+int machine_drop_points(struct machine *machine, struct fault *fault);
+/** machine_log_full - no space on the retention volume: give up the oldest points, as the policy says */
+enum undo_full machine_log_full(struct machine *machine);
 /** machine_failed - note what failed, for the status and the log */
 void machine_failed(struct machine *machine, const struct fault *fault);
 /** machine_forget - drop its state. 0, or -1 with @fault */

@@ -24,6 +24,7 @@
 #include "machine.h"
 #include "session.h"
 #include "status.h"
+#include "thin.h"
 #include "util.h"
 
 #define IO_DEPTH 256u
@@ -129,6 +130,7 @@ static int on_tick(sd_event_source *source, uint64_t usec, void *user)
 		failing += m->failing;
 	}
 	session_tick(server);
+	thin_tick(server->thin);
 	pool_kick(server->pool);
 	sd_notifyf(0, "STATUS=%u machines, %u connected, %u with errors", count, connected, failing);
 	int r = sd_event_source_set_time_relative(source, TICK_US);
@@ -150,7 +152,7 @@ static int on_signal(sd_event_source *source, const struct signalfd_siginfo *inf
 static bool quiet(const struct server *server)
 {
 	for (const struct machine *m = server->machines; m; m = m->next)
-		if (!apply_quiet(&m->apply))
+		if (!apply_quiet(&m->apply) || !job_quiet(m) || !undo_quiet(&m->undo))
 			return false;
 	return true;
 }
@@ -163,6 +165,8 @@ static void finish(struct server *server)
 	conn_listener_close(server->listener);
 	server->listener = NULL;
 	sessions_close(server);
+	for (struct machine *m = server->machines; m; m = m->next)
+		job_stop(m);
 	while (!quiet(server) && util_now_ms() < until)
 		if (sd_event_run(server->event, 100000) < 0)
 			break;
@@ -189,7 +193,9 @@ static int open_parts(struct server *server, struct control **control)
 			  server->config.buffer_bytes);
 		return r;
 	}
-	r = machines_load(server);
+	r = thin_new(&server->thin, server);
+	if (!r)
+		r = machines_load(server);
 	if (r) {
 		log_error("state directory %s: cannot read: %s (check its file system)",
 			  server->config.state_dir, strerror(-r));
@@ -221,6 +227,7 @@ static int set_up_loop(struct server *server)
 	sigemptyset(&signals);
 	sigaddset(&signals, SIGTERM);
 	sigaddset(&signals, SIGINT);
+	sigaddset(&signals, SIGCHLD);
 	if (r >= 0 && sigprocmask(SIG_BLOCK, &signals, NULL) < 0)
 		r = -errno;
 	if (r >= 0)
@@ -263,6 +270,7 @@ static int serve(struct server *server)
 	if (server->io)
 		io_engine_free(server->io);
 	machines_free(server);
+	thin_free(server->thin);
 	pool_free(server->pool);
 	sd_event_unref(server->event);
 	return r;
@@ -274,6 +282,10 @@ int main(int argc, char **argv)
 	struct server server = { 0 };
 	char error[600];
 
+	if (argc > 1 && !strcmp(argv[1], "--merge")) { /* what the daemon starts, thin.c */
+		log_init("reprotect-master-target", LOG_LEVEL_INFO);
+		return thin_child(argc - 2, argv + 2);
+	}
 	argp_parse(&argp, argc, argv, 0, NULL, &arguments);
 	log_init("reprotect-master-target", arguments.verbose ? LOG_LEVEL_DEBUG : LOG_LEVEL_INFO);
 	if (!arguments.config && access(CONFIG_PATH_DEFAULT, F_OK) == 0)

@@ -223,12 +223,39 @@ static int send_hello_ack(struct session *session)
 	return conn_send(session->conn, &frame, false, text, NULL, NULL);
 }
 
+static void rolled_back(const struct machine *machine, struct fault *fault)
+{
+	fault_set(fault, 0, "rolled-back", true,
+		  "to go on where replication was: reprotect points rollback <machine> latest; to protect it anew over these "
+		  "disks: reprotect target forget <machine>, then reprotect resync",
+		  machine->state.undo.rollback_to ? "machine %s: its disks are being rolled back to a recovery point" :
+						    "machine %s: its disks were rolled back to a recovery point",
+		  machine->name);
+}
+
 /* The machine is quiet: check and open its targets and begin. */
 static void go_live(struct session *session)
 {
 	struct machine *machine = session->machine;
 	struct fault fault = { 0 };
 
+	if (machine->state.status == STATE_ROLLED_BACK || machine->state.undo.rollback_to) {
+		rolled_back(machine, &fault);
+		refuse(session, &fault, 0);
+		return;
+	}
+	if (machine_log_open(machine, &fault)) {
+		machine_failed(machine, &fault);
+		refuse(session, &fault, 0);
+		return;
+	}
+	if (job_needed(machine)) {
+		machine->waiting = session;
+		conn_pause(session->conn);
+		machine->job.retry_ms = 0;
+		job_turn(machine);
+		return;
+	}
 	if (machine_open(machine, session->hello, &fault)) {
 		machine_failed(machine, &fault);
 		refuse(session, &fault, 0);
@@ -290,7 +317,7 @@ static void on_hello(struct session *session, const void *payload, size_t bytes)
 	if (machine->live)
 		refuse_text(machine->live, "busy", false, "let only one process server serve a machine",
 			    "a newer connection for this machine takes its place");
-	if (apply_quiet(&machine->apply)) {
+	if (apply_quiet(&machine->apply) && job_quiet(machine)) {
 		go_live(session);
 		return;
 	}
@@ -462,8 +489,15 @@ static void on_idle(void *user)
 {
 	struct machine *machine = user;
 
-	if (machine->waiting)
+	if (job_needed(machine))
+		job_turn(machine);
+	else if (machine->waiting)
 		go_live(machine->waiting);
+}
+
+static enum undo_full on_full(void *user)
+{
+	return machine_log_full(user);
 }
 
 static void on_released(void *user)
@@ -477,4 +511,26 @@ const struct apply_events session_apply_events = {
 	.ready = on_ready,
 	.idle = on_idle,
 	.released = on_released,
+	.full = on_full,
 };
+
+/* ---- what a job of the machine says --------------------------------------- */
+
+void session_waited(struct machine *machine, const struct fault *fault)
+{
+	if (fault)
+		refuse(machine->waiting, fault, 0);
+	else
+		go_live(machine->waiting);
+}
+
+void session_put_off(struct machine *machine)
+{
+	struct fault fault;
+
+	rolled_back(machine, &fault);
+	if (machine->waiting)
+		refuse(machine->waiting, &fault, 0);
+	if (machine->live)
+		refuse(machine->live, &fault, 0);
+}

@@ -20,6 +20,10 @@ void session_accepted(struct conn *conn, void *user);
 void session_tick(struct server *server);
 /** session_detach - close what is connected to @machine, without a word */
 void session_detach(struct machine *machine);
+/** session_waited - what the waiting connection of @machine waited for has ended: go on, or (with @fault) refuse it */
+void session_waited(struct machine *machine, const struct fault *fault);
+/** session_put_off - a rollback begins: refuse whoever is connected, saying so */
+void session_put_off(struct machine *machine);
 /** sessions_close - at the end of the program */
 void sessions_close(struct server *server);
 /** session_peer - who is connected, or NULL */

@@ -5,13 +5,14 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #include "state.h"
 #include "util.h"
 
 #define FORMAT 1
 
-static const char *const status_names[] = { "initial-sync", "replicating", "released" };
+static const char *const status_names[] = { "initial-sync", "replicating", "released", "rolled-back" };
 
 const char *state_status_name(enum state_status status)
 {
@@ -66,6 +67,7 @@ void state_clear(struct state *state)
 	json_decref(state->last_mismatch);
 	tags_clear(&state->tags);
 	state_position_clear(&state->partial);
+	json_decref(state->now);
 	memset(state, 0, sizeof(*state));
 }
 
@@ -151,6 +153,18 @@ static json_t *position_json(const struct state *state)
 			 p->verifying, "verified", verified, "mismatch", p->mismatch, "tag", p->tag);
 }
 
+static json_t *undo_json(const struct state *state)
+{
+	char log[2 * UNDO_UUID_BYTES + 1];
+
+	for (size_t i = 0; i < UNDO_UUID_BYTES; i++)
+		snprintf(log + 2 * i, 3, "%02x", state->undo.log[i]);
+	return json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:O?}", "log", log, "number", (json_int_t)state->number,
+			 "top", (json_int_t)state->undo.top, "open", (json_int_t)state->undo.open, "rollback_to",
+			 (json_int_t)state->undo.rollback_to, "rollback_from", (json_int_t)state->rollback_from,
+			 "now", state->now);
+}
+
 int state_save(const struct state *state)
 {
 	CLEANUP_FREE char *path = NULL;
@@ -167,14 +181,15 @@ int state_save(const struct state *state)
 						       "created", d->created, "written", d->written,
 						       "identity", d->identity));
 	}
-	root = json_pack("{s:i, s:s, s:s, s:s, s:I, s:I, s:O?, s:o, s:o, s:I, s:I, s:I, s:o, s:b}", "format",
+	root = json_pack("{s:i, s:s, s:s, s:s, s:I, s:I, s:O?, s:o, s:o, s:I, s:I, s:I, s:o, s:b, s:o}", "format",
 			 FORMAT, "machine", state->uuid, "host", state->host, "status",
 			 state_status_name(state->status), "last_applied",
 			 (json_int_t)state->last_applied, "max_epoch", (json_int_t)state->max_epoch,
 			 "mismatch", state->last_mismatch, "partial", position_json(state), "disks",
 			 disks, "created_ms", (json_int_t)state->created_ms, "applied_ms",
 			 (json_int_t)state->applied_ms, "released_ms", (json_int_t)state->released_ms, "tags",
-			 tags_save(&state->tags), "between", state->between);
+			 tags_save(&state->tags), "between", state->between, "undo",
+			 undo_json(state));
 	if (!root || json_array_size(disks) != state->disk_count)
 		return -ENOMEM;
 	r = util_mkdirs(state->dir);
@@ -225,6 +240,27 @@ static void load_position(struct state *state, const json_t *json)
 		p->verified[i] = number(verified, state->disks[i].name);
 }
 
+static int load_undo(struct state *state, const json_t *json)
+{
+	const char *log = json_string_value(json_object_get(json, "log"));
+	json_t *now = json_object_get(json, "now");
+
+	if (!json)
+		return 0; /* a file of an older release */
+	if (!log || strlen(log) != 2 * UNDO_UUID_BYTES)
+		return -EBADMSG;
+	for (size_t i = 0; i < UNDO_UUID_BYTES; i++)
+		if (sscanf(log + 2 * i, "%2hhx", &state->undo.log[i]) != 1)
+			return -EBADMSG;
+	state->undo.top = (uint64_t)json_integer_value(json_object_get(json, "top"));
+	state->undo.open = (uint64_t)json_integer_value(json_object_get(json, "open"));
+	state->undo.rollback_to = (uint64_t)json_integer_value(json_object_get(json, "rollback_to"));
+	state->rollback_from = (uint64_t)json_integer_value(json_object_get(json, "rollback_from"));
+	state->number = (uint64_t)json_integer_value(json_object_get(json, "number"));
+	state->now = json_is_object(now) ? json_incref(now) : NULL;
+	return state->undo.top < state->number || state->undo.top < state->undo.open ? -EBADMSG : 0;
+}
+
 static int load_json(struct state *state, const json_t *root)
 {
 	const char *host = json_string_value(json_object_get(root, "host"));
@@ -262,7 +298,7 @@ static int load_json(struct state *state, const json_t *root)
 	}
 	if (json_is_object(partial))
 		load_position(state, partial);
-	return 0;
+	return load_undo(state, json_object_get(root, "undo"));
 }
 
 int state_load(struct state *state, const char *state_dir, const char *uuid, char *error,
@@ -289,6 +325,49 @@ int state_load(struct state *state, const char *state_dir, const char *uuid, cha
 	if (r)
 		snprintf(error, error_bytes, "%s: cannot read: %s", path, why[0] ? why : strerror(-r));
 	return r;
+}
+
+bool state_log_known(const struct state *state)
+{
+	static const uint8_t none[UNDO_UUID_BYTES];
+
+	return memcmp(state->undo.log, none, sizeof(none)) != 0;
+}
+
+/* "2026-11-30T03:12:05.250Z" as milliseconds since 1970; @otherwise when it is not such a time. */
+static uint64_t tag_time(const char *text, uint64_t otherwise)
+{
+	struct tm tm = { 0 };
+	const char *rest = text ? strptime(text, "%Y-%m-%dT%H:%M:%S", &tm) : NULL;
+	unsigned ms = 0;
+
+	if (!rest)
+		return otherwise;
+	if (*rest == '.' && sscanf(rest, ".%3u", &ms) != 1)
+		ms = 0;
+	return (uint64_t)timegm(&tm) * 1000 + ms;
+}
+
+json_t *state_describe(const struct state *state, uint64_t epoch, bool consistent, const json_t *tag)
+{
+	const char *kind = json_string_value(json_object_get(tag, "kind"));
+	const char *name = json_string_value(json_object_get(tag, "name"));
+	const char *time = json_string_value(json_object_get(tag, "time"));
+	uint64_t now = util_wall_ms();
+	json_t *disks = json_array(), *what;
+	char own[32];
+
+	snprintf(own, sizeof(own), "epoch-%llu", (unsigned long long)epoch);
+	for (size_t i = 0; i < state->disk_count; i++) {
+		const struct state_disk *d = &state->disks[i];
+
+		json_array_append_new(disks, json_pack("{s:I, s:s, s:s, s:I}", "id", (json_int_t)d->id, "name", d->name,
+						       "path", d->path, "size_bytes", (json_int_t)d->source_bytes));
+	}
+	what = json_pack("{s:I, s:b, s:s, s:s, s:s*, s:I, s:I, s:o}", "epoch", (json_int_t)epoch, "consistent", consistent,
+			 "kind", kind ? kind : "epoch", "name", name ? name : own, "time", time, "time_ms",
+			 (json_int_t)tag_time(time, now), "applied_ms", (json_int_t)now, "disks", disks);
+	return what;
 }
 
 int state_forget(const struct state *state)

@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #include "tags.h"
+#include "undo_format.h"
 
 #define STATE_NAME_BYTES 256
 #define STATE_DISKS_MAX 256
@@ -27,8 +28,10 @@
  *	REPLICATING  --a chain that begins anew (previous epoch 0)-> INITIAL
  *	either       --final epoch, verified-->                      RELEASED
  *	RELEASED     --forget (operator)-->                          (gone)
+ *	either       --rolled back to a point-->                     ROLLED_BACK
+ *	ROLLED_BACK  --rolled back to the newest epoch-->            as before
  */
-enum state_status { STATE_INITIAL, STATE_REPLICATING, STATE_RELEASED };
+enum state_status { STATE_INITIAL, STATE_REPLICATING, STATE_RELEASED, STATE_ROLLED_BACK };
 
 /**
  * struct state_disk - a target as it was accepted
@@ -63,9 +66,24 @@ struct state_position {
 };
 
 /**
+ * struct state_undo - what counts in the machine's undo log (undo_log.h)
+ * @log: which log; all zero: none yet
+ * @top: highest number of a state ever used
+ * @open: last state of the layer that is being written, durable before its first record; 0: none
+ * @rollback_to: a rollback to this state was begun and has to be finished; 0: none
+ */
+struct state_undo {
+	uint8_t log[UNDO_UUID_BYTES];
+	uint64_t top, open, rollback_to;
+};
+
+/**
  * struct state - what is known of a machine
  * @between: the targets may hold a part of an epoch behind @last_applied; durable before its first write
  * @partial: how far that epoch is durable, if it can be gone on with
+ * @number: of the state that the targets are in when not @between; 0: none yet
+ * @now: what that state is (undo_log.h), or NULL: nothing that one could come back to
+ * @rollback_from: state before the last rollback, 0: there was none, or new epochs have followed
  */
 struct state {
 	char dir[4096];
@@ -77,6 +95,9 @@ struct state {
 	json_t *last_mismatch; /* of the epoch last_applied, or NULL */
 	struct tags tags;
 	struct state_position partial;
+	struct state_undo undo;
+	uint64_t number, rollback_from;
+	json_t *now;
 	struct state_disk *disks;
 	size_t disk_count;
 	uint64_t created_ms, applied_ms, released_ms;
@@ -105,6 +126,14 @@ void state_position_copy(struct state_position *to, const struct state_position 
 
 /** state_mismatch_add - note a range that differs; adjacent ones are merged, the number is bounded */
 void state_mismatch_add(json_t **list, uint32_t disk, uint64_t offset, uint64_t length);
+
+/**
+ * state_describe - what the targets are with @epoch applied, as undo_log.h has it; @tag may be NULL
+ * Return: a new object, or NULL: out of memory.
+ */
+json_t *state_describe(const struct state *state, uint64_t epoch, bool consistent, const json_t *tag);
+/** state_log_known - whether the machine has an undo log */
+bool state_log_known(const struct state *state);
 
 const char *state_status_name(enum state_status status);
 

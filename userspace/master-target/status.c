@@ -5,7 +5,10 @@
 #include "control.h"
 #include "machine.h"
 #include "session.h"
+#include "points.h"
+#include "points_control.h"
 #include "status.h"
+#include "thin.h"
 #include "util.h"
 
 static json_t *count(uint64_t value)
@@ -63,20 +66,46 @@ static json_t *epoch_json(const struct machine *machine)
 			 apply->position.verifying);
 }
 
+/* How many points can be had, and from when. */
+static void count_points(const struct machine *machine, json_t *json)
+{
+	struct points points = { 0 };
+	uint64_t oldest = UINT64_MAX, newest = 0;
+
+	if (!machine->logged || points_collect(&points, &machine->log, &machine->state))
+		return;
+	json_object_set_new(json, "count", count(points.count));
+	for (size_t i = 0; i < points.count; i++) { /* not in order after a rollback */
+		uint64_t at = points.points[i].time_ms;
+
+		oldest = at < oldest ? at : oldest;
+		newest = at > newest ? at : newest;
+	}
+	if (points.count) {
+		json_object_set_new(json, "oldest_ms", count(oldest));
+		json_object_set_new(json, "newest_ms", count(newest));
+	}
+	json_object_set_new(json, "retention_bytes", count(machine->log.bytes));
+	json_object_set_new(json, "layers", count(machine->log.chain.count));
+	points_clear(&points);
+}
+
 /*
- * What the disks are. There is no undo log yet: while an epoch is being written, and after one that was dropped until
- * the next is whole (in_between), they hold a part of it, whatever the last whole one was.
+ * What the disks are. While an epoch is being written, and after one that was dropped until the next is whole
+ * (in_between), they hold a part of it, whatever the last whole one was; the undo log has the rest.
  */
 static json_t *points_json(const struct machine *machine)
 {
 	const struct state *state = &machine->state;
 	const struct tags *tags = &state->tags;
 
-	return json_pack("{s:s, s:o, s:b, s:O?, s:O?, s:o}", "consistency",
+	json_t *json = json_pack("{s:s, s:o, s:b, s:O?, s:O?, s:o}", "consistency",
 			 tags_consistency(tags, state->last_applied), "consistent_epoch",
 			 count(tags->consistent_epoch), "in_between", state->between, "last_crash", tags->crash,
 			 "last_app", tags->app, "tags",
 			 tags->list ? json_incref(tags->list) : json_array());
+	count_points(machine, json);
+	return json;
 }
 
 static json_t *machine_json(const struct machine *machine)
@@ -100,6 +129,8 @@ static json_t *machine_json(const struct machine *machine)
 
 	if (json)
 		json_object_set_new(json, "points", points_json(machine));
+	if (json)
+		json_object_set_new(json, "rollback", machine_rollback_json(machine));
 	return json ? json : json_null();
 }
 
@@ -110,7 +141,7 @@ static json_t *status(const struct server *server)
 	for (const struct machine *m = server->machines; m; m = m->next)
 		json_array_append_new(machines, machine_json(m));
 	return json_pack(
-		"{s:b, s:s, s:s, s:s, s:s, s:s, s:I, s:o, s:{s:o, s:o, s:o, s:I, s:I, s:I, s:I}, s:o}", "ok",
+		"{s:b, s:s, s:s, s:s, s:s, s:s, s:I, s:o, s:{s:o, s:o, s:o, s:I, s:I, s:I, s:I}, s:o, s:o}", "ok",
 		1, "program", "reprotect-master-target", "version", REPROTECT_VERSION, "listen",
 		conn_listener_name(server->listener), "state_dir", server->config.state_dir, "engine",
 		io_engine_name(server->io), "connections", (json_int_t)server->sessions, "rss_bytes",
@@ -120,7 +151,8 @@ static json_t *status(const struct server *server)
 		(json_int_t)pool_slots(server->pool, POOL_LARGE), "buffers_large_unused",
 		(json_int_t)pool_unused(server->pool, POOL_LARGE), "buffers_small",
 		(json_int_t)pool_slots(server->pool, POOL_SMALL), "buffers_small_unused",
-		(json_int_t)pool_unused(server->pool, POOL_SMALL), "machines", machines);
+		(json_int_t)pool_unused(server->pool, POOL_SMALL), "machines", machines, "retention",
+		thin_json(server->thin));
 }
 
 static json_t *forget(struct server *server, const json_t *request)
@@ -151,7 +183,9 @@ json_t *status_handle(const char *command, const json_t *request, void *user)
 	else if (!strcmp(command, "version"))
 		answer = json_pack("{s:b, s:s, s:s}", "ok", 1, "program", "reprotect-master-target",
 				   "version", REPROTECT_VERSION);
+	else if ((answer = points_handle(command, request, server)))
+		return answer;
 	else
-		return control_error("status, forget and version are known", "unknown command %s", command);
+		return control_error("see reprotect --help", "unknown command %s", command);
 	return answer ? answer : control_error("free memory on the master target", "out of memory");
 }

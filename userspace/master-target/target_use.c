@@ -11,6 +11,7 @@
 #include <sys/file.h>
 #include <sys/sysmacros.h>
 
+#include "disk_tree.h"
 #include "target.h"
 #include "util.h"
 
@@ -72,17 +73,6 @@ static bool first_entry(const char *path, char *name, size_t name_bytes)
 	return false;
 }
 
-static bool read_dev(const char *path, dev_t *dev)
-{
-	CLEANUP_FILE FILE *file = fopen(path, "re");
-	unsigned ma, mi;
-
-	if (!file || fscanf(file, "%u:%u", &ma, &mi) != 2)
-		return false;
-	*dev = makedev(ma, mi);
-	return true;
-}
-
 /* One device, without its partitions. */
 static bool used(dev_t dev, const char *what, char *who, size_t who_bytes, const char **remedy)
 {
@@ -128,7 +118,7 @@ static int block_in_use(dev_t dev, char *who, size_t who_bytes, const char **rem
 			continue;
 		snprintf(path, sizeof(path), "%s/%s/dev", base, entry->d_name);
 		snprintf(what, sizeof(what), "its partition %s", entry->d_name);
-		if (read_dev(path, &part) && used(part, what, who, who_bytes, remedy))
+		if (disk_tree_read_dev(path, &part) && used(part, what, who, who_bytes, remedy))
 			return 1;
 	}
 	return 0;
@@ -180,51 +170,9 @@ int target_in_use(int fd, const struct stat *st, char *who, size_t who_bytes, co
 				      file_in_use(fd, st, who, who_bytes, remedy);
 }
 
-/* Collect the whole disks under @dev: partitions to their disk, dm and md to their members. */
-static void disks_under(dev_t dev, dev_t *disks, size_t *count, size_t max, unsigned depth)
-{
-	char base[64], path[512];
-	size_t before = *count;
-	dev_t lower;
-
-	if (depth > 8)
-		return;
-	snprintf(base, sizeof(base), "/sys/dev/block/%u:%u", major(dev), minor(dev));
-	snprintf(path, sizeof(path), "%s/partition", base);
-	if (!access(path, F_OK)) {
-		snprintf(path, sizeof(path), "%s/../dev", base);
-		if (read_dev(path, &lower))
-			disks_under(lower, disks, count, max, depth + 1);
-		return;
-	}
-	snprintf(path, sizeof(path), "%s/slaves", base);
-	CLEANUP_DIR DIR *dir = opendir(path);
-	const struct dirent *entry;
-
-	while (dir && (entry = readdir(dir))) {
-		if (entry->d_name[0] == '.')
-			continue;
-		snprintf(path, sizeof(path), "%s/slaves/%s/dev", base, entry->d_name);
-		if (read_dev(path, &lower))
-			disks_under(lower, disks, count, max, depth + 1);
-	}
-	if (*count == before && *count < max)
-		disks[(*count)++] = dev;
-}
-
 bool target_shares_disk(dev_t dev, const char *path)
 {
-	dev_t a[64], b[64];
-	size_t na = 0, nb = 0;
 	struct stat st;
 
-	if (stat(path, &st) < 0)
-		return false;
-	disks_under(dev, a, &na, ARRAY_LENGTH(a), 0);
-	disks_under(st.st_dev, b, &nb, ARRAY_LENGTH(b), 0);
-	for (size_t i = 0; i < na; i++)
-		for (size_t j = 0; j < nb; j++)
-			if (a[i] == b[j])
-				return true;
-	return false;
+	return !stat(path, &st) && disk_tree_shares_disk(dev, st.st_dev);
 }

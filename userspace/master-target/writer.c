@@ -10,7 +10,9 @@
  *
  *	state    | next
  *	---------+-------------------------------------------------------------
- *	STEP     | cursor at the end: done; on a sector boundary with a sector to go: WHOLE; else PART_READ
+ *	STEP     | cursor at the end: done; what is next is not saved in the undo log: SAVE; on a sector boundary with a
+ *		 | sector to go: WHOLE; else PART_READ
+ *	SAVE     | saved: STEP
  *	WHOLE    | transfer done: cursor moves on, STEP
  *	PART_READ| sector read and patched: PART_WRITE
  *	PART_WRITE| cursor moves on, STEP
@@ -21,7 +23,7 @@
 #include "util.h"
 #include "writer.h"
 
-enum op_state { OP_STEP, OP_WHOLE, OP_PART_READ, OP_PART_WRITE };
+enum op_state { OP_STEP, OP_SAVE, OP_WHOLE, OP_PART_READ, OP_PART_WRITE };
 
 struct writer_op {
 	struct io_request io;
@@ -36,6 +38,8 @@ struct writer_op {
 	uint64_t offset, cursor, end; /* the frame's range */
 	uint64_t base;		    /* offset that the first byte of payload belongs to */
 	uint64_t step;		    /* bytes of the frame in the present step */
+	struct undo_wait wait;
+	uint64_t saved; /* what is before needs no saving any more */
 };
 
 struct flush {
@@ -132,6 +136,31 @@ static void transfer(struct writer_op *op, enum io_op what, void *data, uint64_t
 	io_submit(op->writer->io, &op->io);
 }
 
+static void step(struct writer_op *op);
+
+static void save_done(struct undo_wait *wait, int error)
+{
+	struct writer_op *op = (struct writer_op *)((char *)wait - offsetof(struct writer_op, wait));
+
+	if (error)
+		end(op, error);
+	else
+		step(op);
+}
+
+/* Whether the next step may be done now; else save_done() comes, or has come (and @op may be gone). */
+static bool save(struct writer_op *op)
+{
+	uint64_t from = op->cursor;
+
+	if (!op->writer->undo || !undo_is_open(op->writer->undo) || op->cursor < op->saved)
+		return true;
+	op->saved = op->zero && op->end - from > WRITER_SAVE_BYTES ? down(from + WRITER_SAVE_BYTES, op->target->align) :
+									op->end;
+	op->state = OP_SAVE;
+	return undo_save(op->writer->undo, op->target, from, op->saved - from, &op->wait);
+}
+
 static void step(struct writer_op *op)
 {
 	uint32_t align = op->target->align;
@@ -142,6 +171,8 @@ static void step(struct writer_op *op)
 		end(op, 0);
 		return;
 	}
+	if (!save(op))
+		return;
 	if (op->cursor % align || left < align) {
 		if (!op->sector)
 			op->sector = io_buffer_alloc(align);
@@ -161,6 +192,8 @@ static void step(struct writer_op *op)
 	if (op->zero) {
 		if (op->step > WRITER_ZERO_BYTES)
 			op->step = WRITER_ZERO_BYTES;
+		if (op->saved > op->cursor && op->step > op->saved - op->cursor)
+			op->step = op->saved - op->cursor;
 		transfer(op, IO_ZERO, NULL, op->cursor, op->step);
 		return;
 	}
@@ -214,6 +247,7 @@ int writer_start(struct writer *writer, struct target *target, const struct wire
 	op->offset = op->base = op->cursor = frame->offset;
 	op->end = frame->offset + frame->length;
 	op->generation = writer->generation;
+	op->wait.done = save_done;
 	op->link = &writer->ops;
 	op->next = writer->ops;
 	if (op->next)

@@ -2,6 +2,8 @@
 /*
  * writer: puts DATA and ZERO frames of one machine onto its targets, many at a time, and flushes.
  *
+ * With an undo log (undo.h) each write first has saved what it will overwrite.
+ *
  * The caller (apply.c) starts a write only when writer_overlaps() says no, so two writes to
  * the same place are never in flight together and the later frame wins. Writes are counted
  * in two generations: a checkpoint turns to the other one and waits for the old to
@@ -16,15 +18,18 @@
 #include "io.h"
 #include "pool.h"
 #include "target.h"
+#include "undo.h"
 #include "wire.h"
 
 #define WRITER_OPS_MAX 320u
 #define WRITER_ZERO_BYTES (64u * 1024u * 1024u) /* one step of a long ZERO */
+#define WRITER_SAVE_BYTES (512u * 1024u)	/* one step of a ZERO whose old content has to be saved */
 
 struct writer_op;
 
 /**
  * struct writer - a machine's writes in flight
+ * @undo: asked before each write, or NULL
  * @progress: a write is done, or a flush (then writer_flushing() is false again)
  * @failed: a write or flush failed; what else is in flight still ends with @progress
  */
@@ -32,6 +37,7 @@ struct writer {
 	struct io_engine *io;
 	struct pool *pool;
 	struct pool_client *client;
+	struct undo *undo;
 	void (*progress)(void *user);
 	void (*failed)(void *user, const struct target *target, const char *action, uint64_t offset,
 		       uint64_t length, int error);

@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * kill -9 and power cut at every single write, flush, rename and removal of an epoch being applied, of a rollback and of a merge, and again while
+ * that is being recovered from: afterwards the machine is in the state before or the one after, whole, and every state
+ * can be read and rolled back to. Enumerated, not sampled. POWER=n (default 3) different power cuts at each place.
+ *
+ * LINK: userspace/master-target/apply.c userspace/master-target/tags.c userspace/master-target/writer.c userspace/master-target/verify.c userspace/master-target/pool.c userspace/master-target/state.c userspace/master-target/fault.c userspace/master-target/undo.c userspace/master-target/undo_log.c userspace/master-target/restore.c userspace/master-target/job.c userspace/master-target/machine.c userspace/master-target/machine_log.c userspace/master-target/merge.c userspace/master-target/merge_read.c userspace/master-target/merge_write.c userspace/master-target/target.c userspace/master-target/target_identity.c userspace/master-target/target_use.c userspace/master-target/config.c
+ */
+#include "undo_world.h"
+
+enum action { APPLY, ROLLBACK, MERGE };
+
+static const char *const action_names[] = { "an epoch being applied", "a rollback", "a merge" };
+
+static const char *const parts[] = { "", ".targets/vm", ".retention/machine-1", "/machine-1" };
+
+static void copy_file(int from_dir, int to_dir, const char *name)
+{
+	static char data[512 * 1024];
+	int from = openat(from_dir, name, O_RDONLY | O_CLOEXEC), to = openat(to_dir, name, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	ssize_t bytes = read(from, data, sizeof(data));
+
+	assert_true(from >= 0 && to >= 0 && bytes >= 0 && bytes < (ssize_t)sizeof(data));
+	assert_int_equal(write(to, data, (size_t)bytes), bytes);
+	close(from);
+	close(to);
+}
+
+/* Make the files of @to those of @from, in place: the identity of a target is its inode. */
+static void copy_dir(const char *from, const char *to)
+{
+	int from_dir, to_dir;
+	const struct dirent *entry;
+	struct stat st;
+	DIR *dir;
+
+	assert_int_equal(util_mkdirs(to), 0);
+	from_dir = open(from, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	to_dir = open(to, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	dir = opendir(to);
+	while ((entry = readdir(dir)))
+		if (!fstatat(to_dir, entry->d_name, &st, 0) && S_ISREG(st.st_mode) && faccessat(from_dir, entry->d_name, F_OK, 0))
+			assert_int_equal(unlinkat(to_dir, entry->d_name, 0), 0);
+	closedir(dir);
+	dir = opendir(from);
+	while ((entry = readdir(dir)))
+		if (!fstatat(from_dir, entry->d_name, &st, 0) && S_ISREG(st.st_mode))
+			copy_file(from_dir, to_dir, entry->d_name);
+	closedir(dir);
+	close(from_dir);
+	close(to_dir);
+}
+
+/* What is on the disk before: kept aside, put back for each try. */
+static void keep(bool back)
+{
+	for (size_t i = 0; i < ARRAY_LENGTH(parts); i++) {
+		char there[200], kept[200];
+
+		snprintf(there, sizeof(there), "%s%s", world.dir, parts[i]);
+		snprintf(kept, sizeof(kept), "%s.kept/%zu", world.dir, i);
+		copy_dir(back ? kept : there, back ? there : kept);
+	}
+}
+
+static void act(enum action action)
+{
+	switch (action) {
+	case APPLY:
+		world_epoch();
+		break;
+	case ROLLBACK:
+		world_rollback(1);
+		break;
+	case MERGE:
+		if (world_recover())
+			world_merge(0, 2);
+		break;
+	}
+}
+
+/* In a child: die at @at. Returns whether it died. */
+static bool run(enum action action, bool recover_only, unsigned long at, bool power, unsigned seed)
+{
+	int status;
+	pid_t pid;
+
+	fflush(NULL);
+	pid = fork();
+	assert_true(pid >= 0);
+	if (!pid) {
+		crash.power = power;
+		crash.seed = seed;
+		crash.steps = 0;
+		crash.at = at;
+		world_load();
+		if (recover_only)
+			world_recover();
+		else
+			act(action);
+		_exit(0);
+	}
+	assert_true(waitpid(pid, &status, 0) == pid);
+	if (!WIFEXITED(status) || (WEXITSTATUS(status) && WEXITSTATUS(status) != CRASH_DIED))
+		fail_msg("%s, stopped at %lu: the child ended with %#x", action_names[action], at, status);
+	return WEXITSTATUS(status) == CRASH_DIED;
+}
+
+/* The machine is in the state before or in the one after, every state is there; then roll back to each of them. */
+static void judge(enum action action, const struct content *after, uint64_t old, uint64_t old_epoch)
+{
+	size_t count = world.count;
+
+	world_load();
+	if (!world_recover())
+		fail_msg("cannot recover: %s", world.machine->last.message);
+	world.epoch = world.machine->state.last_applied;
+	if (action == MERGE && world.machine->log.chain.count != world.count - 1) {
+		/* The one in the middle is gone; the model gets it back below. */
+		struct known middle = world.known[1];
+
+		middle.view = NULL;
+		content_new(&middle.content, &world.known[1].content);
+		known_remove(1);
+		check_all(1);
+		close_views();
+		memmove(&world.known[2], &world.known[1], (world.count - 1) * sizeof(middle));
+		world.known[1] = middle;
+		world.count++;
+		world_unload();
+		return;
+	}
+	if (world.machine->state.number != old)
+		known_add(world.machine->state.number, action == APPLY ? old_epoch + 1 : world.known[1].epoch, after);
+	check_all(1);
+	close_views();
+	for (size_t i = 0; i < count; i++) {
+		if (world.known[i].id == world.machine->state.number)
+			continue;
+		if (!world_rollback(i))
+			fail_msg("cannot roll back to %llu: %s", (unsigned long long)world.known[i].id, world.machine->job.why.message);
+		check_targets();
+	}
+	check_all(1);
+	close_views();
+	world_unload();
+	while (world.count > count)
+		known_remove(world.count - 1);
+	world.epoch = old_epoch;
+}
+
+static void enumerate(enum action action)
+{
+	unsigned cuts = getenv("POWER") ? (unsigned)strtoul(getenv("POWER"), NULL, 10) : 3;
+	unsigned long steps = 0, tried = 0;
+	uint64_t old, old_epoch;
+	struct content after;
+	char command[160];
+
+	world_begin("undo-crash", 7);
+	for (int i = 0; i < 3; i++) {
+		world_write((int)luck(2), luck(8) * GRANULE, 3 * GRANULE, 40 + i);
+		world_write(0, 64 * 1024 + luck(8) * GRANULE, 1024, 80 + i);
+		assert_true(world_epoch());
+	}
+	world_write(0, 8192, 20480, 200);
+	for (uint32_t i = 0; i < 8; i++)
+		world_write((int)(i % 2), 32768 + i * 2 * GRANULE % 32768, 1024, 210 + (int)i);
+	world_write(1, world_size[1] - 1024, 1024, 201);
+	old = present()->id;
+	old_epoch = world.epoch;
+	content_new(&after, action == APPLY ? &world.source : action == ROLLBACK ? &world.known[1].content : &present()->content);
+	close_views();
+	world_unload();
+	keep(false);
+	for (bool died = true; died; steps++)
+		for (unsigned cut = 0; cut <= cuts; cut++) {
+			bool one = run(action, false, steps + 1, cut != 0, (unsigned)(steps * 31 + cut));
+
+			died = cut ? died : one; /* until one gets to the end */
+			/* And once more, while it recovers. */
+			for (unsigned long again = 1 + luck(12); luck(3) && again > 3; again -= 3)
+				run(action, true, again, cut != 0, (unsigned)(steps * 37 + cut));
+			judge(action, &after, old, old_epoch);
+			keep(true);
+			tried++;
+		}
+	assert_true(steps > 8);
+	print_message("%s: %lu operations, %lu kills and power cuts\n", action_names[action], steps, tried);
+	content_free(&after);
+	snprintf(command, sizeof(command), "rm -rf %s.kept", world.dir);
+	assert_int_equal(system(command), 0);
+	world_load();
+	world_end();
+}
+
+static void test_apply(void **user) { (void)user; enumerate(APPLY); }
+static void test_rollback(void **user) { (void)user; enumerate(ROLLBACK); }
+static void test_merge(void **user) { (void)user; enumerate(MERGE); }
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = { cmocka_unit_test(test_apply), cmocka_unit_test(test_rollback),
+					    cmocka_unit_test(test_merge) };
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
