@@ -114,6 +114,7 @@ static void judge(enum action action, const struct content *after, uint64_t old,
 	world_load();
 	if (!world_recover())
 		fail_msg("cannot recover: %s", world.machine->last.message);
+	assert_false(world.machine->state.between);
 	world.epoch = world.machine->state.last_applied;
 	if (action == MERGE && world.machine->log.chain.count != world.count - 1) {
 		/* The one in the middle is gone; the model gets it back below. */

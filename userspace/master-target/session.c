@@ -411,9 +411,15 @@ void session_tick(struct server *server)
 			next = server->session_list; /* others may be gone with it */
 		} else if (session->state == SESSION_WAITING &&
 			   now - session->since_ms > SESSION_DRAIN_MS) {
-			refuse_text(session, "busy", false,
-				    "check the target disks (dmesg); the process server tries again",
-				    "writes of the previous connection have not completed for 30 s");
+			if (session->machine && !job_quiet(session->machine))
+				refuse_text(session, "busy", false,
+					    "the process server tries again; how far it is: reprotect points rollback <machine> "
+					    "--status",
+					    "an epoch that was not completed is being undone first");
+			else
+				refuse_text(session, "busy", false,
+					    "check the target disks (dmesg); the process server tries again",
+					    "writes of the previous connection have not completed for 30 s");
 			next = server->session_list;
 		}
 	}

@@ -29,6 +29,7 @@
 #define ALERT_MS 600000u      /* an alert is repeated in the log */
 #define MERGE_PAUSE_MS 300000u /* after a merge that failed */
 #define MERGE_NICE 10
+#define RESERVE_DEFAULT (256 * MIB)
 #define EXIT_DAMAGED 3
 
 extern char **environ;
@@ -323,19 +324,33 @@ static uint64_t used_bytes(const struct thin *thin)
 	return bytes;
 }
 
+/* Whether less is free on the volume than is to stay free. */
+static bool short_of_space(const struct thin *thin)
+{
+	uint64_t reserve = policy(thin)->reserve_bytes;
+	struct statvfs st;
+
+	if (statvfs(thin->server->config.retention, &st))
+		return false;
+	if (!reserve && st.f_blocks * st.f_frsize / 20 < RESERVE_DEFAULT)
+		reserve = st.f_blocks * st.f_frsize / 20;
+	else if (!reserve)
+		reserve = RESERVE_DEFAULT;
+	return (uint64_t)st.f_bavail * st.f_frsize < reserve;
+}
+
 static void limit_space(struct thin *thin)
 {
 	const struct retention_policy *p = policy(thin);
 
+	if (!thin->server->config.retention)
+		return;
+
 	for (;;) {
-		struct statvfs st;
 		uint64_t used = used_bytes(thin);
-		bool over = p->max_bytes && used > p->max_bytes;
 		struct machine *victim;
 
-		if (!over && p->reserve_bytes && !statvfs(thin->server->config.retention, &st))
-			over = (uint64_t)st.f_bavail * st.f_frsize < p->reserve_bytes && used;
-		if (!over || p->pause_when_full)
+		if (p->pause_when_full || !((p->max_bytes && used > p->max_bytes) || (used && short_of_space(thin))))
 			return;
 		victim = oldest(thin);
 		if (!victim || drop_guarded(victim, "space is short"))
@@ -469,8 +484,8 @@ static int on_child(sd_event_source *source, const siginfo_t *info, void *user)
 		return 0;
 	}
 	merging->machine = NULL;
-	/* The child has said why. The layers stay as they are; points that expire at the old end still go. */
-	merging->not_before_ms = util_now_ms() + MERGE_PAUSE_MS;
+	/* The child has said why, or was killed. The layers stay as they are; points that expire at the old end still go. */
+	merging->not_before_ms = util_now_ms() + (info->si_code == CLD_EXITED ? MERGE_PAUSE_MS : LOOK_MS);
 	if (info->si_code == CLD_EXITED && info->si_status == EXIT_DAMAGED)
 		alert(thin, "machine %s: a layer of its undo log in %s is damaged: recovery points before it may not be had "
 			    "(reprotect points verify)",

@@ -3,8 +3,7 @@
 # What: file systems of a recovery point are mounted (journals replayed in an overlay, or not at all) and verified, a destroyed one is found; whatever fails is undone.
 # VM: disks=480M,8M modules="ext4 xfs vfat nls_cp437 nls_ascii +nbd" mem=1536 timeout=600
 # VM: tools="nbdkit nbd-client sfdisk mkfs.ext4 mkfs.xfs mkfs.fat mkswap e2fsck xfs_repair fsck.fat jq cp cmp sha256sum mount umount"
-# VM: files="build/lib/nbdkit-reprotect-plugin.so:/lib/nbdkit-reprotect-plugin.so build/e2e-tools/undolog:/bin/undolog"
-# VM: files="/usr/lib/x86_64-linux-gnu/nbdkit/filters/nbdkit-cow-filter.so:/lib/x86_64-linux-gnu/nbdkit/filters/nbdkit-cow-filter.so"
+# VM: files="build/lib/nbdkit-reprotect-plugin.so:/lib/nbdkit-reprotect-plugin.so build/e2e-tools/undolog:/bin/undolog /usr/lib/x86_64-linux-gnu/nbdkit/filters/nbdkit-cow-filter.so:/lib/x86_64-linux-gnu/nbdkit/filters/nbdkit-cow-filter.so"
 . /lib/tap.sh
 
 LOG=/tmp/retention/log
@@ -15,9 +14,10 @@ mount_() { points mount vm1 "$@" $AT; }
 # shellcheck disable=SC2086
 verify() { points verify vm1 "$@" $AT; }
 exported() { points exports --json | jq -r "$1"; }
+connected() { ls /sys/block/nbd*/pid 2>/dev/null; }
 # Nothing is left: neither an export, its process, a device, nor a mount.
 clean() {
-	[ "$(exported length)" = 0 ] && [ -z "$(ls -A /run/reprotect/exports)" ] && ! ls /sys/block/nbd*/pid 2>/dev/null &&
+	[ "$(exported length)" = 0 ] && [ -z "$(ls -A /run/reprotect/exports)" ] && ! connected &&
 		! grep nbd /proc/mounts && [ -z "$(ls -A /run/reprotect/mnt 2>/dev/null)" ] && ! pidof nbdkit
 }
 verdict() { jq -r "$1" "$LOG.verdict"; }
@@ -64,11 +64,11 @@ cp /dev/vdb /tmp/vdb.1
 sync
 echo 3 >/proc/sys/vm/drop_caches
 sha256sum </dev/vda >/tmp/before
-ok "the undo log" undolog build $LOG data:/tmp/vda.1:/tmp/vda.2:/dev/vda raw:/tmp/vdb.1:/tmp/vdb.1:/dev/vdb
+ok "the undo log" undolog build $LOG data:/tmp/vda.1:/tmp/vda.2:/dev/vda raw:/tmp/vdb.1:/tmp/vdb.1:/dev/vdb || done_testing
 rm /tmp/vda.1 /tmp/vda.2
 undolog serve $LOG /tmp/mt.sock vm1 data:/dev/vda raw:/dev/vdb &
 serve=$!
-ok "the master target" wait_for 20 test -S /tmp/mt.sock
+ok "the master target" wait_for 20 test -S /tmp/mt.sock || done_testing
 
 # ---- mount
 fails "several file systems: it says which" "there are several file systems (1: vfat, 40 MiB; 2: ext4, 60 MiB; 3: xfs, 320 MiB; 4: swap, 20 MiB)" mount_ 1 data
@@ -150,7 +150,7 @@ interrupted() {
 	# shellcheck disable=SC2086
 	reprotect points verify vm1 1 $AT &
 	pid=$!
-	wait_for 60 sh -c 'ls /sys/block/nbd*/pid' || return 1
+	wait_for 60 connected || return 1
 	kill -INT $pid
 	wait $pid
 	[ $? = 1 ]
