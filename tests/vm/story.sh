@@ -4,8 +4,8 @@
 # story.sh - agent, process server and master target together in one VM, with the kernel
 # module and real disks. Sourced as /lib/story.sh by the cases that tell whole stories.
 #
-# Set before it is sourced: STORY (folder of all), STORY_AGENT (more lines of agent.conf), STORY_INTERVAL,
-# STORY_SLICE, STORY_SPOOL.
+# Set before it is sourced: STORY (folder of all), STORY_AGENT (more lines of agent.conf), STORY_TARGET (of
+# master-target.conf), STORY_INTERVAL, STORY_SLICE, STORY_SPOOL.
 #
 #   story_start TARGET...        module, the three daemons; disk NAME of the agent goes to
 #                                TARGET "NAME=/dev/vdX"
@@ -24,7 +24,7 @@ story_start() {
 	mkdir -p "$STORY/spool" "$STORY/state" "$STORY/agent" "$STORY/run"
 	[ -d /sys/module/blkcbt ] || ok "the module loads" insmod /lib/modules/blkcbt.ko
 	{
-		printf '[master-target]\nlisten = 127.0.0.1:9921\nstate = %s/state\n' "$STORY"
+		printf '[master-target]\nlisten = 127.0.0.1:9921\nstate = %s/state\n%s\n' "$STORY" "${STORY_TARGET:-}"
 		for _pair; do
 			printf '[target story/%s]\npath = %s\n' "${_pair%%=*}" "${_pair#*=}"
 		done

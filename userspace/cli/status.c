@@ -125,6 +125,28 @@ void status_target(const json_t *machine)
 	print_problem(machine, "last_error", "    last ");
 }
 
+/* The retention volume: whether it can be used, what is left of it, and what is wrong. */
+static void print_retention(const json_t *retention)
+{
+	const char *alert = cli_text(retention, "alert");
+	char a[32], b[32], text[1024];
+
+	if (!json_is_object(retention))
+		return;
+	printf("  retention     %s: %s of it used by undo logs, %s free%s\n",
+	       format_clean(cli_text(retention, "path"), text, sizeof(text)),
+	       conf_format_bytes(cli_number(retention, "bytes_used"), a, sizeof(a)),
+	       conf_format_bytes(cli_number(retention, "bytes_free"), b, sizeof(b)),
+	       cli_true(retention, "merging") ? "; merging" : "");
+	if (*alert)
+		printf("    ALERT       %s\n    to do: enlarge it or shorten the policy: reprotect preflight retention\n",
+		       format_clean(alert, text, sizeof(text)));
+	if (!cli_true(retention, "fit")) {
+		printf("    NOT USED    %s\n", format_clean(cli_text(retention, "why"), text, sizeof(text)));
+		printf("    to do: %s\n", format_clean(cli_text(retention, "remedy"), text, sizeof(text)));
+	}
+}
+
 static void print_master_target(const json_t *json)
 {
 	const json_t *machine;
@@ -134,6 +156,7 @@ static void print_master_target(const json_t *json)
 	       json_array_size(json_object_get(json, "machines")), cli_text(json, "version"));
 	json_array_foreach(json_object_get(json, "machines"), i, machine)
 		status_target(machine);
+	print_retention(json_object_get(json, "retention"));
 }
 
 static void print_one(const json_t *answer)

@@ -52,7 +52,7 @@ struct thin {
 	uint64_t look_ms, checked_ms;
 	struct merging merging;
 	uint64_t born_ms, churn_bytes; /* since the start */
-	uint64_t dropped, alert_ms;
+	uint64_t dropped, alert_ms, alerted_ms; /* alert_ms: when it was last logged */
 	char alert[400];
 };
 
@@ -158,6 +158,7 @@ static void alert(struct thin *thin, const char *format, ...)
 		thin->alert_ms = now;
 		log_error("%s (enlarge the retention volume, or shorten the policy: reprotect preflight retention)", text);
 	}
+	thin->alerted_ms = now;
 	snprintf(thin->alert, sizeof(thin->alert), "%s", text);
 }
 
@@ -549,6 +550,8 @@ void thin_tick(struct thin *thin)
 	recheck(thin);
 	if (thin->merging.ready)
 		put_in_place(thin);
+	if (thin->alert[0] && now - thin->alerted_ms > ALERT_MS)
+		thin->alert[0] = 0;
 	if (thin->look_ms && now - thin->look_ms < LOOK_MS)
 		return;
 	thin->look_ms = now;

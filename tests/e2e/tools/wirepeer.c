@@ -77,6 +77,7 @@
 #include <unistd.h>
 
 #include "util.h"
+#include "wall_time.h"
 #include "wire.h"
 
 #define DISKS_MAX 8
@@ -510,11 +511,12 @@ static int agent_tag(const struct wire_frame *base, uint32_t *seq, uint64_t *dig
 {
 	const char *colon = agent.tag ? strchr(agent.tag, ':') : NULL;
 	struct wire_frame frame = *base;
-	char text[512];
+	char text[512], clock[WALL_TIME_BYTES];
 
-	snprintf(text, sizeof(text), "{\"kind\":\"%.*s\",\"name\":\"%s\",\"time\":\"2024-01-01T00:00:00.000Z\",\"epoch\":%" PRIu64
+	wall_time_rfc3339(util_wall_ms(), clock);
+	snprintf(text, sizeof(text), "{\"kind\":\"%.*s\",\"name\":\"%s\",\"time\":\"%s\",\"epoch\":%" PRIu64
 		 ",\"scripts\":[{\"path\":\"/x\",\"phase\":\"pre\",\"exit\":0,\"ms\":1,\"output\":\"said\"}]}",
-		 colon ? (int)(colon - agent.tag) : 5, agent.tag ? agent.tag : "crash", colon ? colon + 1 : "", base->epoch);
+		 colon ? (int)(colon - agent.tag) : 5, agent.tag ? agent.tag : "crash", colon ? colon + 1 : "", clock, base->epoch);
 	if (agent.tag_json)
 		snprintf(text, sizeof(text), "%s", agent.tag_json);
 	frame.type = WIRE_TAG;
