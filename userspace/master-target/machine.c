@@ -435,6 +435,7 @@ int machine_forget(struct machine *machine, struct fault *fault)
 			log_warning("machine %s: its undo log cannot be removed: %s (remove %s by hand)", machine->name,
 				    strerror(-r), machine->log.path);
 		undo_log_close(&machine->log);
+		rmdir(machine->state.dir); /* its marks were in it */
 	}
 	log_notice("machine %s (%s): forgotten; its targets are free", machine->name, machine->state.uuid);
 	session_detach(machine);

@@ -32,8 +32,8 @@ static int make(struct machine *machine, struct fault *fault)
 	char why[512];
 	int r;
 
-	r = undo_log_open(&machine->log, machine->server->config.retention, state->uuid, (const uint8_t *)random, state->number,
-			  true, why, sizeof(why));
+	r = undo_log_open(&machine->log, machine->server->config.retention, state->uuid, state->dir, (const uint8_t *)random,
+			  state->number, true, why, sizeof(why));
 	if (r)
 		return fault_set(fault, -1, r == -ENOSPC ? "no-space" : "io", false,
 				 "check the retention volume: reprotect preflight retention", "machine %s: %s", machine->name, why);
@@ -86,7 +86,7 @@ int machine_log_open(struct machine *machine, struct fault *fault)
 		if (make(machine, fault))
 			return -1;
 	} else {
-		r = undo_log_open(&machine->log, retention, machine->state.uuid, machine->state.undo.log,
+		r = undo_log_open(&machine->log, retention, machine->state.uuid, machine->state.dir, machine->state.undo.log,
 				  machine->state.number, false, why, sizeof(why));
 		if (r)
 			return missing(machine, why, fault);

@@ -173,18 +173,18 @@ static bool need_log(struct call *call)
 	return false;
 }
 
-/* A rollback, or the undoing of an epoch that was not completed. */
-static bool restore_runs(const struct machine *machine)
+/* A rollback, or (@undo) the undoing of an epoch that was not completed. */
+static bool restore_runs(const struct machine *machine, bool undo)
 {
 	CLEANUP_JSON json_t *rollback = machine_rollback_json(machine);
 	const char *state = text(rollback, "state");
 
-	return state && (!strcmp(state, "waiting") || !strcmp(state, "undoing") || !strcmp(state, "restoring"));
+	return state && (!strcmp(state, "waiting") || (undo && !strcmp(state, "undoing")) || !strcmp(state, "restoring"));
 }
 
-static bool need_rest(struct call *call)
+static bool need_rest(struct call *call, bool undo)
 {
-	if (!restore_runs(call->machine))
+	if (!restore_runs(call->machine, undo))
 		return true;
 	call->error = control_error("wait for its end, see: reprotect points rollback MACHINE --status",
 				    "machine %s: its disks are being restored", call->machine->name);
@@ -193,9 +193,9 @@ static bool need_rest(struct call *call)
 
 static json_t *mark_failed(const struct call *call, int error)
 {
-	return control_error("free space or repair the file system of the retention volume",
+	return control_error("free space or repair the file system of the state directory",
 			     "machine %s: cannot write the marks in %s: %s", call->machine->name,
-			     log_of(call->machine)->path, strerror(-error));
+			     log_of(call->machine)->marks_path, strerror(-error));
 }
 
 /* ---- showing ---------------------------------------------------------------- */
@@ -415,7 +415,7 @@ static json_t *do_discard(struct call *call)
 	char what[160];
 	int r;
 
-	if (!find_points(call) || !need_log(call) || !need_rest(call))
+	if (!find_points(call) || !need_log(call) || !need_rest(call, false)) /* when the volume is full, undoing may go on for ever */
 		return call->error;
 	point = find_point(call, newer ? "newer_than" : "point", false);
 	if (!point)
@@ -513,7 +513,7 @@ static json_t *do_rollback(struct call *call)
 	json_t *outcome;
 	unsigned newer;
 
-	if (!find_points(call) || !need_log(call) || !need_rest(call))
+	if (!find_points(call) || !need_log(call) || !need_rest(call, true))
 		return call->error;
 	point = find_point(call, "point", true);
 	if (!point)
@@ -559,7 +559,7 @@ static json_t *do_drop(struct call *call)
 {
 	struct fault fault = { 0 };
 
-	if (!find_machine(call) || !need_rest(call))
+	if (!find_machine(call) || !need_rest(call, true))
 		return call->error;
 	if (machine_drop_points(call->machine, &fault))
 		return failed(&fault);

@@ -184,12 +184,10 @@ static void describe(const struct machine *machine, uint64_t id, const json_t *m
 	/* What a rollback has left can be taken back until the operator discards it, or new epochs follow. */
 	state->point = consistent(meta) || id == machine->state.rollback_from;
 	state->app = kind && !strcmp(kind, "app");
-	state->pinned = json_is_true(undo_log_marked(log, id, "pinned")) || id == machine->state.rollback_from ||
-			(machine->state.undo.rollback_to && id >= machine->state.undo.rollback_to) ||
-			machine->state.status == STATE_ROLLED_BACK;
 	state->discarded = json_is_true(undo_log_marked(log, id, "discarded"));
-	if (state->discarded)
-		state->pinned = false;
+	state->pinned = (machine->state.undo.rollback_to && id >= machine->state.undo.rollback_to) ||
+			(!state->discarded && (json_is_true(undo_log_marked(log, id, "pinned")) ||
+					       id == machine->state.rollback_from || machine->state.status == STATE_ROLLED_BACK));
 	state->used = undo_log_state_used(log, id);
 }
 
@@ -531,7 +529,7 @@ static void look(struct thin *thin, struct machine *machine)
 	int guard;
 	size_t count;
 
-	if (!machine->logged || !job_quiet(machine))
+	if (!machine->logged || machine->job.kind == JOB_ROLLBACK)
 		return;
 	guard = undo_use_guard(machine->log.dir);
 	if (guard < 0)

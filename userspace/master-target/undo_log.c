@@ -28,25 +28,17 @@ static void publish(const struct undo_log *log)
 	undo_tail_publish(log->tail, &tail);
 }
 
-static char *marks_path(const struct undo_log *log)
-{
-	char *path;
-
-	return asprintf(&path, "%s/marks.json", log->path) < 0 ? NULL : path;
-}
-
 /* Marks that cannot be read cost pins and verdicts, not points: said, and begun anew. */
 static int load_marks(struct undo_log *log)
 {
-	CLEANUP_FREE char *path = marks_path(log);
 	char why[256] = "";
-	int r = path ? util_read_json(path, &log->marks, why, sizeof(why)) : -ENOMEM;
+	int r = util_read_json(log->marks_path, &log->marks, why, sizeof(why));
 
 	if (!r && !json_is_object(log->marks))
 		r = -EBADMSG;
 	if (r && r != -ENOENT)
 		log_error("%s: cannot read: %s (pins and verdicts of recovery points are lost: pin again what has to stay)",
-			  path ? path : log->path, why[0] ? why : strerror(-r));
+			  log->marks_path, why[0] ? why : strerror(-r));
 	if (r) {
 		json_decref(log->marks);
 		log->marks = json_object();
@@ -68,8 +60,8 @@ static void remove_strays(struct undo_log *log)
 	log->chain.stray_count = 0;
 }
 
-int undo_log_open(struct undo_log *log, const char *retention, const char *machine, const uint8_t uuid[UNDO_UUID_BYTES],
-		  uint64_t committed, bool create, char *error, size_t error_bytes)
+int undo_log_open(struct undo_log *log, const char *retention, const char *machine, const char *state_dir,
+		  const uint8_t uuid[UNDO_UUID_BYTES], uint64_t committed, bool create, char *error, size_t error_bytes)
 {
 	int r = 0;
 
@@ -78,6 +70,7 @@ int undo_log_open(struct undo_log *log, const char *retention, const char *machi
 	memcpy(log->uuid, uuid, UNDO_UUID_BYTES);
 	if ((size_t)snprintf(log->path, sizeof(log->path), "%s/%s", retention, machine) >= sizeof(log->path))
 		r = -ENAMETOOLONG;
+	snprintf(log->marks_path, sizeof(log->marks_path), "%s/marks.json", state_dir);
 	if (!r && create)
 		r = util_mkdirs(log->path);
 	log->dir = r ? -1 : open(log->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -259,13 +252,12 @@ static int set_mark(json_t *all, uint64_t id, const char *key, json_t *value)
 int undo_log_mark_all(struct undo_log *log, const uint64_t *ids, size_t count, const char *key, json_t *value)
 {
 	CLEANUP_JSON json_t *marks = json_deep_copy(log->marks); /* what cannot be written is not so */
-	CLEANUP_FREE char *path = marks_path(log);
-	int r = marks && path ? 0 : -ENOMEM;
+	int r = marks ? 0 : -ENOMEM;
 
 	for (size_t i = 0; i < count && !r; i++)
 		r = set_mark(marks, ids[i], key, value);
 	if (!r)
-		r = util_write_json(path, marks);
+		r = util_write_json(log->marks_path, marks);
 	if (r)
 		return r;
 	json_decref(log->marks);
@@ -324,6 +316,8 @@ int undo_log_remove(struct undo_log *log)
 	if (parent < 0)
 		return -errno;
 	undo_log_forsake(log);
+	if (unlink(log->marks_path) && errno != ENOENT)
+		log_warning("%s: cannot remove: %s (nothing needs it)", log->marks_path, strerror(errno));
 	r = remove_below(log->dir, "use");
 	undo_log_close(log);
 	if (!r)

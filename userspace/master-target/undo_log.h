@@ -9,7 +9,8 @@
  *
  *	<retention>/<uuid>/<base>-<last>.undo	layers
  *	<retention>/<uuid>/tail			undo_tail.h
- *	<retention>/<uuid>/marks.json		{"<id>": {"pinned": true, "discarded": true, "verified": {...}}}
+ *	<state>/<uuid>/marks.json		{"<id>": {"pinned": true, "discarded": true, "verified": {...}}}; not on the
+ *						retention volume, so that points can be discarded when that is full
  *	<retention>/<uuid>/use/<id>		locked (shared) by whoever reads that state
  *
  * What a state is (the JSON in a layer's head, and "now" in the state file):
@@ -36,7 +37,7 @@
  * @marks: JSON object, never NULL
  */
 struct undo_log {
-	char path[4096];
+	char path[4096], marks_path[4200];
 	int dir;
 	uint8_t uuid[UNDO_UUID_BYTES];
 	uint64_t committed;
@@ -48,11 +49,12 @@ struct undo_log {
 
 /**
  * undo_log_open - open (@create: or make) the log @uuid of a machine below @retention
+ * @state_dir: of the machine, for the marks
  * @committed: from the state file. Layers that no chain has are removed, but for the one in chain.open.
  * Return: 0 or negative errno with a text in @error.
  */
-int undo_log_open(struct undo_log *log, const char *retention, const char *machine, const uint8_t uuid[UNDO_UUID_BYTES],
-		  uint64_t committed, bool create, char *error, size_t error_bytes);
+int undo_log_open(struct undo_log *log, const char *retention, const char *machine, const char *state_dir,
+		  const uint8_t uuid[UNDO_UUID_BYTES], uint64_t committed, bool create, char *error, size_t error_bytes);
 void undo_log_close(struct undo_log *log);
 /** undo_log_sealed - the state @last is committed: its layer (@entry; reference of meta taken over) joins the chain */
 int undo_log_sealed(struct undo_log *log, const struct undo_entry *entry);
