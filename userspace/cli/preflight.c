@@ -38,8 +38,12 @@ static void add(struct paths *paths, const char *path)
 static void add_targets(struct paths *paths, const json_t *status)
 {
 	const json_t *machines = json_object_get(status, "machines"), *machine, *disks, *disk;
+	const json_t *configured = json_object_get(json_object_get(status, "retention"), "targets");
 	size_t i, k;
 
+	json_array_foreach(configured, i, disk)
+		if (json_is_string(disk))
+			add(paths, json_string_value(disk));
 	json_array_foreach(machines, i, machine) {
 		disks = json_object_get(machine, "disks");
 		json_array_foreach(disks, k, disk)

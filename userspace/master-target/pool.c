@@ -41,8 +41,8 @@ static int region_init(struct region *region, size_t slot_bytes, unsigned slots)
 int pool_new(struct pool **out, struct io_engine *io, uint64_t bytes)
 {
 	struct pool *pool = calloc(1, sizeof(*pool));
-	uint64_t small = bytes / 4, verify = POOL_VERIFY_BUFFERS * (uint64_t)POOL_LARGE_BYTES;
-	uint64_t large = bytes > small + verify ? bytes - small - verify : 0;
+	uint64_t tiny = bytes / 8, small = bytes / 4, verify = POOL_VERIFY_BUFFERS * (uint64_t)POOL_LARGE_BYTES;
+	uint64_t large = bytes > tiny + small + verify ? bytes - tiny - small - verify : 0;
 	struct iovec iov[POOL_CLASSES];
 	int r;
 
@@ -50,8 +50,9 @@ int pool_new(struct pool **out, struct io_engine *io, uint64_t bytes)
 		return -ENOMEM;
 	if (large < 4ull * POOL_LARGE_BYTES)
 		large = 4ull * POOL_LARGE_BYTES;
-	r = region_init(&pool->regions[POOL_SMALL], POOL_SMALL_BYTES,
-			(unsigned)(small / POOL_SMALL_BYTES));
+	r = region_init(&pool->regions[POOL_TINY], POOL_TINY_BYTES, (unsigned)(tiny / POOL_TINY_BYTES));
+	if (!r)
+		r = region_init(&pool->regions[POOL_SMALL], POOL_SMALL_BYTES, (unsigned)(small / POOL_SMALL_BYTES));
 	if (!r)
 		r = region_init(&pool->regions[POOL_LARGE], POOL_LARGE_BYTES,
 				(unsigned)(large / POOL_LARGE_BYTES));
@@ -196,7 +197,7 @@ int pool_index(const struct pool *pool, const void *buffer)
 
 enum pool_class pool_class_for(size_t bytes)
 {
-	return bytes <= POOL_SMALL_BYTES ? POOL_SMALL : POOL_LARGE;
+	return bytes <= POOL_TINY_BYTES ? POOL_TINY : bytes <= POOL_SMALL_BYTES ? POOL_SMALL : POOL_LARGE;
 }
 
 unsigned pool_slots(const struct pool *pool, enum pool_class class)

@@ -4,9 +4,9 @@
  * registered with the I/O engine, never grown: a third machine makes the first two
  * slower, not the daemon larger.
  *
- * Three classes: large buffers for whole frames, small ones so that 4 KiB frames get a
- * deep queue, and a few set apart for VERIFY. The reserve is what keeps verification free of
- * deadlock: data that waits behind a VERIFY holds large and small buffers, never these.
+ * Four classes: large buffers for whole frames, small ones for short frames, tiny ones so that many
+ * 4 KiB frames can wait together until the undo log has what they overwrite, and a few set apart for
+ * VERIFY. The reserve is what keeps verification free of deadlock: data that waits behind a VERIFY holds large and small buffers, never these.
  *
  * A client that finds nothing, or has its share already, is woken when a buffer of that
  * class comes back; clients are woken in turn.
@@ -22,9 +22,10 @@
 
 #define POOL_LARGE_BYTES (1024u * 1024u)
 #define POOL_SMALL_BYTES (64u * 1024u)
+#define POOL_TINY_BYTES 4096u
 #define POOL_VERIFY_BUFFERS 8u
 
-enum pool_class { POOL_SMALL, POOL_LARGE, POOL_VERIFY, POOL_CLASSES };
+enum pool_class { POOL_TINY, POOL_SMALL, POOL_LARGE, POOL_VERIFY, POOL_CLASSES };
 
 struct pool;
 

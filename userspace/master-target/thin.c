@@ -611,10 +611,13 @@ json_t *thin_json(struct thin *thin)
 	const struct retention_policy *p = policy(thin);
 	struct statvfs st = { 0 };
 	bool have = config->retention && !statvfs(config->retention, &st);
+	json_t *targets = config->retention ? json_array() : NULL;
 
 	if (!config->retention)
 		return json_null();
-	return json_pack("{s:s, s:b, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:b, s:I, s:s}", "path",
+	for (const struct config_target *t = config->targets; t; t = t->next)
+		json_array_append_new(targets, json_string(t->path));
+	return json_pack("{s:s, s:b, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:b, s:I, s:s, s:o}", "path",
 			 config->retention, "fit", thin->fit, "why", thin->fit ? "" : thin->why, "remedy",
 			 thin->fit ? "" : thin->remedy, "bytes_total", (json_int_t)(have ? (uint64_t)st.f_blocks * st.f_frsize : 0),
 			 "bytes_free", (json_int_t)(have ? (uint64_t)st.f_bavail * st.f_frsize : 0), "bytes_used",
@@ -622,5 +625,5 @@ json_t *thin_json(struct thin *thin)
 			 (json_int_t)p->keep_all_ms, "keep_hourly_ms", (json_int_t)p->keep_hourly_ms, "keep_app_ms",
 			 (json_int_t)p->keep_app_ms, "max_bytes", (json_int_t)p->max_bytes, "reserve_bytes",
 			 (json_int_t)p->reserve_bytes, "pause_when_full", p->pause_when_full, "merging",
-			 thin->merging.pid != 0, "dropped_for_space", (json_int_t)thin->dropped, "alert", thin->alert);
+			 thin->merging.pid != 0, "dropped_for_space", (json_int_t)thin->dropped, "alert", thin->alert, "targets", targets);
 }

@@ -27,7 +27,7 @@
 #include "target.h"
 #include "undo_log.h"
 
-#define UNDO_BATCHES 6u
+#define UNDO_BATCHES 16u
 
 struct undo_batch_buffer;
 struct undo_chunk;

@@ -25,11 +25,18 @@
 
 enum op_state { OP_STEP, OP_SAVE, OP_WHOLE, OP_PART_READ, OP_PART_WRITE };
 
+/* An operation in the list of a MiB that it touches. */
+struct writer_place {
+	struct writer_op *op;
+	struct writer_place *next, **link;
+};
+
 struct writer_op {
 	struct io_request io;
 	struct writer *writer;
 	struct target *target;
-	struct writer_op *next, **link;
+	struct writer_place places[2];
+	struct writer_op *next, **link; /* in the list of the wide ones */
 	enum op_state state;
 	bool zero;
 	unsigned generation;
@@ -58,15 +65,80 @@ static uint64_t up(uint64_t value, uint32_t align)
 	return down(value + align - 1, align);
 }
 
+/* ---- what is in flight, by its place ---------------------------------------- */
+
+static bool touches(const struct writer_op *op, const struct target *target, uint64_t from, uint64_t to)
+{
+	return op->target == target && from < up(op->end, target->align) && down(op->offset, target->align) < to;
+}
+
+static struct writer_place **bucket(const struct writer *writer, const struct target *target, uint64_t mib)
+{
+	return (struct writer_place **)&writer->places[(mib + (uint64_t)target->id * 509) % WRITER_PLACES];
+}
+
+static uint64_t first_mib(const struct target *target, uint64_t offset)
+{
+	return down(offset, target->align) / MIB;
+}
+
+static uint64_t last_mib(const struct target *target, uint64_t end)
+{
+	return (up(end, target->align) - 1) / MIB;
+}
+
+static void place(struct writer_op *op)
+{
+	struct writer *writer = op->writer;
+	uint64_t first = first_mib(op->target, op->offset), last = last_mib(op->target, op->end);
+
+	if (last - first >= ARRAY_LENGTH(op->places)) {
+		op->link = &writer->wide;
+		op->next = writer->wide;
+		if (op->next)
+			op->next->link = &op->next;
+		writer->wide = op;
+		return;
+	}
+	for (uint64_t mib = first; mib <= last; mib++) {
+		struct writer_place *place = &op->places[mib - first], **head = bucket(writer, op->target, mib);
+
+		*place = (struct writer_place){ .op = op, .next = *head, .link = head };
+		if (place->next)
+			place->next->link = &place->next;
+		*head = place;
+	}
+}
+
+static void displace(struct writer_op *op)
+{
+	if (op->link) {
+		*op->link = op->next;
+		if (op->next)
+			op->next->link = op->link;
+	}
+	for (size_t i = 0; i < ARRAY_LENGTH(op->places) && op->places[i].op; i++) {
+		*op->places[i].link = op->places[i].next;
+		if (op->places[i].next)
+			op->places[i].next->link = op->places[i].link;
+	}
+}
+
 bool writer_overlaps(const struct writer *writer, const struct target *target, uint64_t offset,
 		     uint64_t length)
 {
 	uint64_t from = down(offset, target->align), to = up(offset + length, target->align);
+	uint64_t first = first_mib(target, offset), last = last_mib(target, offset + length);
 
-	for (const struct writer_op *op = writer->ops; op; op = op->next)
-		if (op->target == target && from < up(op->end, target->align) &&
-		    down(op->offset, target->align) < to)
+	for (const struct writer_op *op = writer->wide; op; op = op->next)
+		if (touches(op, target, from, to))
 			return true;
+	if (last - first >= WRITER_PLACES) /* every bucket once */
+		last = first + WRITER_PLACES - 1;
+	for (uint64_t mib = first; writer_in_flight(writer) && mib <= last; mib++)
+		for (const struct writer_place *p = *bucket(writer, target, mib); p; p = p->next)
+			if (touches(p->op, target, from, to))
+				return true;
 	return false;
 }
 
@@ -102,9 +174,7 @@ static void end(struct writer_op *op, int error)
 	uint64_t offset = op->offset, length = op->end - op->offset;
 	const char *action = op->zero ? "zero" : "write";
 
-	*op->link = op->next;
-	if (op->next)
-		op->next->link = op->link;
+	displace(op);
 	writer->count[op->generation]--;
 	writer->moved_ms = util_now_ms();
 	if (op->payload)
@@ -248,11 +318,7 @@ int writer_start(struct writer *writer, struct target *target, const struct wire
 	op->end = frame->offset + frame->length;
 	op->generation = writer->generation;
 	op->wait.done = save_done;
-	op->link = &writer->ops;
-	op->next = writer->ops;
-	if (op->next)
-		op->next->link = &op->next;
-	writer->ops = op;
+	place(op);
 	if (!writer_in_flight(writer))
 		writer->moved_ms = util_now_ms();
 	writer->count[op->generation]++;

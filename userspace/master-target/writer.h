@@ -21,11 +21,13 @@
 #include "undo.h"
 #include "wire.h"
 
-#define WRITER_OPS_MAX 320u
+#define WRITER_OPS_MAX 2560u /* more than the pool has buffers: only ZEROs meet it */
+#define WRITER_PLACES 1024u  /* buckets of the ranges in flight, by the MiB that they lie in */
 #define WRITER_ZERO_BYTES (64u * 1024u * 1024u) /* one step of a long ZERO */
 #define WRITER_SAVE_BYTES (512u * 1024u)	/* one step of a ZERO whose old content has to be saved */
 
 struct writer_op;
+struct writer_place;
 
 /**
  * struct writer - a machine's writes in flight
@@ -43,7 +45,8 @@ struct writer {
 		       uint64_t length, int error);
 	void *user;
 	/* the writer's */
-	struct writer_op *ops;
+	struct writer_place *places[WRITER_PLACES];
+	struct writer_op *wide; /* those that lie in more than two MiB */
 	unsigned count[2], generation, flushes;
 	uint64_t bytes_done;
 	uint64_t moved_ms; /* when something last completed, or began on an idle writer */
