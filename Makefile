@@ -42,7 +42,7 @@ BENCHTOOLS := $(patsubst tests/bench/%.c,$(BUILD)/bench/%,$(wildcard tests/bench
 
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all module modules test-modules install clean help deps demo check check-unit check-e2e check-vm check-boot \
+.PHONY: all module modules test-modules install clean help deps demo demo-disaster check check-unit check-e2e check-vm check-boot \
 	check-long lint bench fuzz stress unit fuzzers tools testing kernels debug-kernels check-debug coverage kunit
 
 all: $(PROGRAMS) $(PLUGIN)
@@ -227,6 +227,10 @@ demo:
 	scripts/install-deps build demo
 	scripts/demo
 
+demo-disaster:
+	scripts/install-deps build demo
+	scripts/demo-disaster
+
 lint:
 	scripts/install-deps build check test
 	scripts/lint
@@ -273,6 +277,7 @@ help:
 	@echo "make modules      blkcbt.ko for every kernel of the matrix: $(KERNELS)"
 	@echo "make install      programs, units, man pages (DESTDIR, PREFIX)"
 	@echo "make demo         boots a VM, replicates its disks, fails back, boots from them"
+	@echo "make demo-disaster  the same VM, a disaster, rolled back to one second before it, and booted from the disks"
 	@echo "make check        unit, end-to-end, VM and boot tests (check-unit, check-e2e, check-vm, check-boot: one part)"
 	@echo "make kunit        tests/kunit in KUnit, on user-mode Linux with KASAN (builds it once, minutes)"
 	@echo "make check-long   the same with the full counts (hours)"

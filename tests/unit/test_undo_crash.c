@@ -2,7 +2,7 @@
 /*
  * kill -9 and power cut at every single write, flush, rename and removal of an epoch being applied, of a rollback and of a merge, and again while
  * that is being recovered from: afterwards the machine is in the state before or the one after, whole, and every state
- * can be read and rolled back to. Enumerated, not sampled. POWER=n (default 3) different power cuts at each place.
+ * can be read and rolled back to. Enumerated, not sampled. POWER=n (default 2) different power cuts at each place.
  *
  * LINK: userspace/master-target/apply.c userspace/master-target/tags.c userspace/master-target/writer.c userspace/master-target/verify.c userspace/master-target/pool.c userspace/master-target/state.c userspace/master-target/fault.c userspace/master-target/undo.c userspace/master-target/undo_log.c userspace/master-target/restore.c userspace/master-target/job.c userspace/master-target/machine.c userspace/master-target/machine_log.c userspace/master-target/merge.c userspace/master-target/merge_read.c userspace/master-target/merge_write.c userspace/master-target/target.c userspace/master-target/target_identity.c userspace/master-target/target_use.c userspace/master-target/config.c
  */
@@ -152,7 +152,7 @@ static void judge(enum action action, const struct content *after, uint64_t old,
 
 static void enumerate(enum action action)
 {
-	unsigned cuts = getenv("POWER") ? (unsigned)strtoul(getenv("POWER"), NULL, 10) : 3;
+	unsigned cuts = getenv("POWER") ? (unsigned)strtoul(getenv("POWER"), NULL, 10) : 2;
 	unsigned long steps = 0, tried = 0;
 	uint64_t old, old_epoch;
 	struct content after;

@@ -293,6 +293,8 @@ void job_turn(struct machine *machine)
 	uint64_t now = util_now_ms();
 	int r;
 
+	if (job->kind != JOB_NONE)
+		restore_tick(&job->restore);
 	if (job->kind != JOB_NONE || machine->server->ending || !apply_quiet(&machine->apply) || machine->live ||
 	    (job->retry_ms && now < job->retry_ms))
 		return;

@@ -463,6 +463,12 @@ void restore_stop(struct restore *restore)
 	pump(restore);
 }
 
+void restore_tick(struct restore *restore)
+{
+	if (restore->step == RESTORE_END)
+		pump(restore);
+}
+
 bool restore_quiet(const struct restore *restore)
 {
 	return restore->step == RESTORE_IDLE;

@@ -58,6 +58,8 @@ void restore_begin(struct restore *restore);
 void restore_stop(struct restore *restore);
 /** restore_close - free what restore_open() made; only before restore_begin() or after @done */
 void restore_close(struct restore *restore);
+/** restore_tick - now and then while it runs: an undo log that has failed comes to rest without a word */
+void restore_tick(struct restore *restore);
 bool restore_quiet(const struct restore *restore);
 
 #endif

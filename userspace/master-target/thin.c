@@ -215,7 +215,9 @@ static int drop_oldest(struct machine *machine, const char *why)
 	const struct undo_entry *entry = &machine->log.chain.entries[0];
 	const char *name = json_string_value(json_object_get(entry->meta, "name"));
 
-	log_info("machine %s: recovery point %s (%" PRIu64 "): removed, %s", machine->name, name ? name : "?", entry->base, why);
+	if (consistent(entry->meta))
+		log_info("machine %s: recovery point %s (%" PRIu64 "): removed, %s", machine->name, name ? name : "?", entry->base,
+			 why);
 	return undo_log_drop(&machine->log);
 }
 

@@ -649,7 +649,6 @@ static void seal_index(struct undo *undo)
 static void seal_foot(struct undo *undo)
 {
 	struct undo_sealing *sealing = undo->sealing;
-	CLEANUP_FREE char *index = NULL;
 	int r;
 
 	if (reserve(undo, undo->at + UNDO_BLOCK))

@@ -2,11 +2,11 @@
 # shellcheck shell=dash disable=SC1091,SC2016,SC2086
 # What: the power of the master target's machine is cut at random moments, in epochs, rollbacks and merges, with and without volatile caches that forget: the disk is as of one epoch or the next, every point can be had and is exact.
 # VM: disks=24M,128M,32M,1M cached="vda vdb vdc" modules="ext4" tools="mkfs.ext4 jq build/e2e-tools/wirepeer"
-# VM: timeout=400 long=14400 boots=100000 mem=768 env="CUTS SEED"
+# VM: timeout=400 long=14400 boots=100000 mem=768 env="MT_CUTS SEED"
 . /lib/tap.sh
 
-# CUTS power cuts (default 5), their moments and everything else from SEED.
-cuts=${CUTS:-5}
+# MT_CUTS power cuts (default 2), their moments and everything else from SEED.
+cuts=${MT_CUTS:-2}
 seed=${SEED:-1}
 random() { awk -v seed="$((seed * 7919 + BOOT * 131 + ${n:-0}))" -v max="$1" 'BEGIN { srand(seed); rand(); print int(rand() * max) }'; }
 
