@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <malloc.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/signalfd.h>
@@ -299,6 +300,8 @@ int main(int argc, char **argv)
 		config_free(&server.config);
 		return 0;
 	}
+	/* What a large epoch or a rollback took goes back to the system when it is over. */
+	mallopt(M_MMAP_THRESHOLD, (int)MIB);
 	umask(077);
 	signal(SIGPIPE, SIG_IGN);
 	server.lock = lock_state(&server.config);
