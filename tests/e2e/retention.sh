@@ -191,9 +191,9 @@ LOGS=("$T/mt.log")
 # ---- points, and how they are chosen -----------------------------------------------------
 next_second() { local now=$EPOCHSECONDS; until [ "$EPOCHSECONDS" -gt "$now" ]; do sleep 0.02; done; }
 if part points; then
-disks root:32M data:9M
+disks root:12M data:5M
 check "starts with a retention volume" fresh "$T/main"
-check "an initial epoch" epoch initial --initial --epoch-bytes 12M
+check "an initial epoch" epoch initial --initial --epoch-bytes 8M
 check "no point in an initial sync" test "$(points '.points | length')" = 0
 mt points list testvm >"$T/out" 2>&1
 says "and it says why" 'none comes before the initial sync'
@@ -345,9 +345,9 @@ fi
 
 # ---- kill -9 ------------------------------------------------------------------------------
 if part kill; then
-disks root:160M
+disks root:112M
 check "starts" fresh "$T/main" "retention_reserve = 16M"
-whole_disk() { tagged crash "$1" --epoch-bytes 150M --frame-bytes 1M --fixed --zero-percent 0; }
+whole_disk() { tagged crash "$1" --epoch-bytes 105M --frame-bytes 1M --fixed --zero-percent 0; }
 for label in k1 k2; do check "an epoch of nearly all of the disk" whole_disk $label; done
 for n in $(seq "$KILLS"); do
 	old=$(sources)
@@ -446,9 +446,9 @@ check "all epochs arrive, more than it holds" as f14
 check "the oldest points have gone" test "$(chosen f1 2>/dev/null)" = ""
 check "and not all" test "$(points '.points | length')" -ge 5
 is "status counts them" "$(retention '.dropped_for_space > 0')" true
-is "status alerts" "$(retention '.alert | test("full: the oldest recovery points are given up")')" true
+is "status alerts" "$(retention '.alert | test("(full|short): the oldest recovery points are given up")')" true
 build/bin/reprotect status --socket "$T/mt.sock" >"$T/out" 2>&1
-says "for people, too" 'full: the oldest recovery points are given up'
+says "for people, too" '(full|short): the oldest recovery points are given up'
 says "the log alerts, and says what to do" 'full: the oldest recovery points are given up .*enlarge the retention volume' "$T/mt.log"
 oldest=$(points '.points[0].name' | tr -d '"')
 nbdcopy "$(uris "$oldest")" "$T/copy1"
@@ -480,6 +480,24 @@ wait "$PEER"
 is "to its end" $? 0
 PEER=''
 check "the disk is the source's" test "$(targets)" = "$(sources)"
+fi
+
+# ---- a rollback for which there is no room -----------------------------------------------------
+if part room; then
+disks root:24M
+volume tight 40M || not_ok "a small volume"
+big=(--epoch-bytes 22M --frame-bytes 1M --zero-percent 0 --fixed)
+check "starts on a volume with little room" fresh "$T/tight" "retention_reserve = 1M"
+check "an initial epoch" epoch initial --initial "${big[@]}"
+for label in r0 r1; do check "a point" tagged crash $label "${big[@]}"; done
+check "a rollback for which there is room" rollback r0
+check "the disk is as it was" as r0
+fails "and back: there is none, which is told beforehand" 'WARNING: that may not be enough' rollback latest
+says "and why it has failed" 'points rollback: .*No space left on device.*free space on the retention volume'
+check "what it did is undone" until_true 20 whole failed
+check "the disk is as before it" as r0
+is "it is rolled back still" "$(point .status)" rolled-back
+is "both points are there" "$(chosen r0) $(chosen r1)" "${ID[r0]} ${ID[r1]}"
 fi
 
 # ---- volumes that are refused -----------------------------------------------------------------

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # shellcheck shell=dash disable=SC1091,SC2016,SC2086
 # What: the power of the master target's machine is cut at random moments, in epochs, rollbacks and merges, with and without volatile caches that forget: the disk is as of one epoch or the next, every point can be had and is exact.
-# VM: disks=24M,128M,32M,1M cached="vda vdb vdc" modules="ext4" tools="mkfs.ext4 jq build/e2e-tools/wirepeer"
+# VM: disks=24M,512M,32M,1M cached="vda vdb vdc" modules="ext4" tools="mkfs.ext4 jq build/e2e-tools/wirepeer"
 # VM: timeout=400 long=14400 boots=100000 mem=768 env="MT_CUTS SEED"
 . /lib/tap.sh
 
-# MT_CUTS power cuts (default 2), their moments and everything else from SEED.
-cuts=${MT_CUTS:-2}
+# MT_CUTS power cuts (default 3: in an epoch, a rollback, a merge), their moments and everything else from SEED.
+cuts=${MT_CUTS:-3}
 seed=${SEED:-1}
 random() { awk -v seed="$((seed * 7919 + BOOT * 131 + ${n:-0}))" -v max="$1" 'BEGIN { srand(seed); rand(); print int(rand() * max) }'; }
 
@@ -23,6 +23,7 @@ status() { reprotect status --json 2>/dev/null | jq -r '."reprotect-master-targe
 machine() { status ".machines[0] | $1"; }
 points() { reprotect points list testvm --json 2>/dev/null | jq -r ".[0] | $1"; }
 answers() { [ -n "$(status .version)" ]; }
+in_between() { [ "$(machine .points.in_between)" = true ]; }
 whole() { [ "$(machine '.points.in_between == false and (.rollback.state | . == "idle" or . == "done")')" = true ]; }
 sum() { dd if=/dev/vda bs=1M iflag=direct 2>/dev/null | md5sum | cut -d' ' -f1; }
 is_noted() { [ "$(sum)" = "$(noted "$1")" ] || { echo "the disk is not as it was at $1"; return 1; }; }
@@ -38,6 +39,7 @@ epoch() { # NAME KIND BYTES
 	peer --connect 127.0.0.1:9931 --image /tmp/next- --epochs 1 --epoch-bytes $3 --seed $_seed >/tmp/peer.out 2>&1
 	wait $_sink
 	note "$1 $(md5sum </tmp/next-root.img | cut -d' ' -f1)"
+	[ -z "${cutting:-}" ] || { wait_for 20 in_between && power_cut_in "$(random 500)"; } &
 	peer --connect 127.0.0.1:9921 --image /tmp/src- --epochs 1 --epoch-bytes $3 --seed $_seed --tag "$2:$1" >/tmp/peer.out 2>&1
 }
 rollback() { # SELECTOR NAME
@@ -101,18 +103,24 @@ else
 	ok "$cut: whole" wait_for 90 whole
 	ok "$cut: the disk is as of one epoch or the next, or rolled back" as_it_may_be || { all_notes | tail -n 5 >&3; tail -n 20 /tmp/mt.log >&3; }
 	diag "$cut: $(cat "$TAP_OUT"); $(grep -cE 'undoing|rolling back to' /tmp/mt.log) restored; $(points '.points | length') points, $(machine .points.layers) layers"
-	any_point >/tmp/any && read -r id name </tmp/any
-	ok "$cut: rollback to $name" reprotect points rollback testvm "#$id" --yes
-	ok "$cut: is exact" is_noted "$name"
+	if any_point >/tmp/any; then
+		read -r id name </tmp/any
+		ok "$cut: rollback to $name" reprotect points rollback testvm "#$id" --yes
+		ok "$cut: is exact" is_noted "$name"
+	fi
 	oldest=$(points '[.points[] | select(.copy_of == 0 and .kind == "app")][0] | "\(.id) \(.name)"')
-	if [ -n "$oldest" ] && [ "${oldest#* }" != "$name" ]; then
+	if [ "$(points '.points | length')" -gt 2 ] && [ "${oldest#* }" != "$name" ]; then
 		ok "$cut: rollback to the oldest, ${oldest#* }" reprotect points rollback testvm "#${oldest%% *}" --yes
 		ok "$cut: is exact" is_noted "${oldest#* }"
 	fi
-	ok "$cut: and back to the latest" reprotect points rollback testvm latest --yes
+	[ "$(machine .status)" = replicating ] || ok "$cut: and back to the latest" reprotect points rollback testvm latest --yes
 	name=$(points '[.points[] | select(.present)][0].name')
 	ok "$cut: is exact ($name)" is_noted "$name"
 	is "$cut: replication goes on" "$(machine .status)" replicating
+	# What was shown is not needed any more: the volume has room for any number of cuts.
+	for id in $(points '([.points[] | select(.copy_of == 0 and (.present | not))][:-4] + [.points[] | select(.copy_of != 0 and (.present | not))])[].id'); do
+		reprotect points discard testvm "#$id" --yes >/dev/null 2>&1
+	done
 	dd if=/dev/vda of=/tmp/src-root.img bs=1M iflag=direct 2>/dev/null
 	note "$name $(noted "$name")"
 fi
@@ -125,19 +133,38 @@ if [ "$BOOT" -gt "$cuts" ]; then
 	is "the master target ends cleanly" $? 0
 	done_testing
 fi
-power_cut_in $((2500 + $(random 5000)))
-while :; do
+# What the power is cut in the middle of; over nine boots each with each of the three kinds of cache (run-vm).
+case $(((BOOT + (BOOT - 1) / 3) % 3)) in
+1) what=epoch ;;
+2) what=rollback ;;
+0) what=merge ;;
+esac
+more() { # KIND [BYTES]: an epoch more
 	n=$((n + 1))
-	kind=crash
-	[ $((n % 3)) != 0 ] || kind=app
-	epoch "b$BOOT-$n" $kind 3M || break
-	[ $((n % 4)) = 0 ] || continue
-	any_point >/tmp/any || continue
-	read -r id name </tmp/any
-	rollback "#$id" "$name" || break
-	now=$(points '[.points[] | select(.copy_of == 0)] | max_by(.epoch).name')
-	rollback latest "$now" || break
+	epoch "b$BOOT-$n" "$1" "${2:-6M}"
+}
+merging() { [ -n "$(find /mnt/retention -name '*.tmp')" ]; }
+for kind in app crash crash crash app; do
+	ok "an epoch, $kind" more $kind || { cat /tmp/peer.out /tmp/mt.log >&3; done_testing; }
 done
+diag "the next cut is in: $what"
+case $what in
+epoch)
+	cutting=1
+	more crash 40M
+	;;
+rollback)
+	any_point >/tmp/any && read -r id name </tmp/any
+	now=b$BOOT-$n
+	power_cut_in "$(random 900)"
+	while rollback "#$id" "$name" && rollback latest "$now"; do :; done
+	;;
+merge)
+	ok "layers are being merged" wait_for 60 merging
+	power_cut_in "$(random 300)"
+	while more crash; do :; done
+	;;
+esac
 cat /tmp/peer.out /tmp/mt.log >&3
 ok "the load goes on until the power is cut" false
 done_testing
