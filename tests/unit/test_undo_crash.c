@@ -199,10 +199,79 @@ static void test_apply(void **user) { (void)user; enumerate(APPLY); }
 static void test_rollback(void **user) { (void)user; enumerate(ROLLBACK); }
 static void test_merge(void **user) { (void)user; enumerate(MERGE); }
 
+/* The state file cannot be replaced at the very end, when everything else is done: what was done is undone, without a restart. */
+static void spoil_state_dir(char keep[sizeof(world.machine->state.dir)])
+{
+	memcpy(keep, world.machine->state.dir, sizeof(world.machine->state.dir));
+	snprintf(world.machine->state.dir, sizeof(world.machine->state.dir), "/dev/null/nowhere");
+}
+
+static void begin_two_points(void)
+{
+	world_begin("undo-state", 11);
+	world_write(0, 8192, 20480, 60);
+	assert_true(world_epoch());
+	world_write(0, 4096, 20480, 61);
+	world_write(1, 512, 4096, 62);
+}
+
+static void test_epoch_that_cannot_be_recorded(void **user)
+{
+	char dir[sizeof(world.machine->state.dir)];
+
+	(void)user;
+	begin_two_points();
+	world_connect();
+	world.acks = world.faults = 0;
+	send_begin(0, 100);
+	while (!undo_is_open(&world.machine->undo) && !world.faults)
+		turn_event();
+	spoil_state_dir(dir);
+	send_end(true);
+	assert_int_equal(world.acks, 0);
+	assert_non_null(strstr(world.fault.message, "cannot save its state"));
+	world_disconnect();
+	memcpy(world.machine->state.dir, dir, sizeof(dir));
+	if (!world_recover())
+		fail_msg("cannot recover: %s", world.machine->last.message);
+	assert_false(world.machine->state.between);
+	check_all(1);
+	assert_true(world_epoch());
+	check_all(1);
+	world_end();
+}
+
+static void test_rollback_that_cannot_be_recorded(void **user)
+{
+	struct machine *m;
+	char dir[sizeof(world.machine->state.dir)];
+	struct fault fault = { 0 };
+
+	(void)user;
+	begin_two_points();
+	assert_true(world_epoch());
+	world_disconnect();
+	m = world.machine;
+	assert_int_equal(machine_rollback(m, world.known[0].id, &fault), 0);
+	assert_true(m->state.between);
+	spoil_state_dir(dir);
+	while (!m->job.retry_ms)
+		turn_event();
+	assert_non_null(strstr(m->last.message, "cannot save its state"));
+	memcpy(m->state.dir, dir, sizeof(dir));
+	if (!world_recover()) /* undone, and begun anew */
+		fail_msg("cannot recover: %s", m->last.message);
+	known_add(m->state.number, world.known[0].epoch, &world.known[0].content);
+	check_all(1);
+	world_end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = { cmocka_unit_test(test_apply), cmocka_unit_test(test_rollback),
-					    cmocka_unit_test(test_merge) };
+					    cmocka_unit_test(test_merge),
+					    cmocka_unit_test(test_epoch_that_cannot_be_recorded),
+					    cmocka_unit_test(test_rollback_that_cannot_be_recorded) };
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -74,29 +74,29 @@ static int save(struct machine *machine, struct fault *fault)
 			 machine->name, machine->state.dir, strerror(-r));
 }
 
-/* The layer that was being written is, from now on, one to be read. */
-static void reopen_layer(struct machine *machine)
+/* The layer of what was not completed is, from now on, one to be read. */
+static int reopen_layer(struct machine *machine, struct fault *fault)
 {
 	struct undo_entry *open = &machine->log.chain.open;
+	char name[UNDO_NAME_BYTES];
 
-	if (machine->undo.fd < 0)
-		return;
+	undo_close(&machine->undo);
 	json_decref(open->meta);
 	*open = (struct undo_entry){ .base = machine->state.number, .last = machine->state.undo.open };
-	undo_close(&machine->undo);
+	undo_layer_name(name, open->base, open->last);
+	if (!faccessat(machine->log.dir, name, R_OK, 0))
+		return 0;
+	return fault_set(fault, -1, "undo-damaged", true,
+			 "find the retention volume as it was and start the master target again; or give up the recovery "
+			 "points: reprotect points discard <machine> --all (the next epochs make the disks whole)",
+			 "machine %s: undo log %s: the layer of the epoch that was being written cannot be undone: %s: %s",
+			 machine->name, machine->log.path, name, strerror(errno));
 }
 
 static int begin_undo(struct machine *machine, struct fault *fault)
 {
-	const struct undo_entry *open = &machine->log.chain.open;
-
-	reopen_layer(machine);
-	if (open->last != machine->state.undo.open)
-		return fault_set(fault, -1, "undo-damaged", true,
-				 "find the retention volume as it was and start the master target again; or give up the recovery "
-				 "points: reprotect points discard <machine> --all (the next epochs make the disks whole)",
-				 "machine %s: undo log %s: the layer of the epoch that was being written is not there: it cannot be undone",
-				 machine->name, machine->log.path);
+	if (reopen_layer(machine, fault))
+		return -1;
 	if (machine_open_known(machine, fault) || save(machine, fault) ||
 	    prepare(machine, NULL, machine->state.number, true, fault))
 		return -1;
@@ -195,7 +195,7 @@ static void rollback_off(struct machine *machine, const struct fault *fault)
 	machine->state.undo.rollback_to = 0;
 	if (save(machine, &other))
 		failed(machine, &other);
-	reopen_layer(machine);
+	undo_close(&machine->undo); /* what it has written is read now */
 	machine_failed(machine, fault);
 	rollback_over(machine, fault);
 }
@@ -429,7 +429,7 @@ int machine_rollback(struct machine *machine, uint64_t id, struct fault *fault)
 			return -1;
 		}
 	} else if (machine->undo.fd >= 0 && apply_quiet(&machine->apply)) {
-		reopen_layer(machine); /* so that what was dropped half way is undone */
+		undo_close(&machine->undo); /* so that what was dropped half way is undone */
 	} else {
 		return fault_set(fault, -1, "busy", false, "stop its agent or its process server, then try again",
 				 "machine %s: an epoch is being written", machine->name);
