@@ -76,9 +76,8 @@ int main(int argc, char **argv)
 	number = (uint64_t)json_integer_value(json_object_get(undo, "number"));
 	epoch = (uint64_t)json_integer_value(json_object_get(state, "last_applied"));
 	size_bytes = (uint64_t)json_integer_value(json_object_get(json_array_get(json_object_get(state, "disks"), 0), "source_bytes"));
-	for (size_t i = 0; i < sizeof(log); i++)
-		if (sscanf(json_string_value(json_object_get(undo, "log")) + 2 * i, "%2hhx", &log[i]) != 1)
-			return fail(argv[2], "names no log");
+	if (!json_is_string(json_object_get(undo, "log")) || !undo_uuid_parse(json_string_value(json_object_get(undo, "log")), log))
+		return fail(argv[2], "names no log");
 	records = calloc(each, sizeof(*records));
 	if (!records || size_bytes < 4 * each * RECORD)
 		return fail(argv[2], "a disk too small, or no memory");

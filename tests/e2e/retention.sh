@@ -298,6 +298,8 @@ done
 is "copies made while epochs go on are exact" $right 6
 check "and epochs went on meanwhile" until_true 20 went_on
 kill "$PEER"; wait "$PEER" 2>/dev/null; PEER=''
+unconnected() { [ "$(point .connected)" = null ]; }
+check "the master target has noticed" until_true 20 unconnected
 fails "an exported machine is not forgotten" 'is exported' mt target forget testvm --yes
 fails "nor is its point discarded" 'in use' mt points discard testvm c1 --yes
 check "ended" mt points unexport --all "${E[@]}"
@@ -467,7 +469,7 @@ peer_exec --epochs 14 --tag crash:p "${fill[@]}" --timeout 90 >"$T/peer" 2>&1 &
 PEER=$!
 check "it stops" until_true 40 grep -q '^error ' "$T/peer"
 says "with the cause and what to do" '^error no-space: .*remedy: ..*' "$T/peer"
-is "status alerts" "$(retention '.alert | test("full: replication of testvm is paused")')" true
+is "status alerts" "$(retention '.alert | test("(full|short): replication of testvm is paused")')" true
 build/bin/reprotect status --socket "$T/mt.sock" >"$T/out" 2>&1
 says "for people, too" 'replication of testvm is paused'
 at=$(applied)
@@ -480,6 +482,12 @@ wait "$PEER"
 is "to its end" $? 0
 PEER=''
 check "the disk is the source's" test "$(targets)" = "$(sources)"
+
+check "starts with a reserve, too" fresh "$T/small" "retention_reserve = 30M" "retention_full = pause"
+fails "stops when less than that is free, and says what to do" '^error no-space: .*remedy: ..*' tagged crash p --epochs 14 "${fill[@]}"
+says "the log says why" 'space is short: replication of testvm is paused, as the policy says' "$T/mt.log"
+is "no epoch was begun in vain" "$(grep -c 'undoing an epoch' "$T/mt.log")" 0
+is "and there is room" "$(retention '.bytes_free >= 20 * 1048576')" true
 fi
 
 # ---- a rollback for which there is no room -----------------------------------------------------

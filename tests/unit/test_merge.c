@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Merging layers of an undo log, against a model that keeps the oldest content of each sector: random layers, every
- * call of the file system failing in its turn, damaged sources, and being stopped. Whatever happens the sources are as
+ * call of the file system failing in its turn, and damaged sources. Whatever happens the sources are as
  * they were, and there is a whole new layer or none.
  */
 /* LINK: userspace/master-target/merge.c userspace/master-target/merge_read.c userspace/master-target/merge_write.c */
@@ -36,7 +36,6 @@ static struct {
 	unsigned long calls, fail_at, moves, syncs, allocated_most;
 	int error;
 	bool shorten;
-	volatile bool stop, stop_at_write;
 } faults;
 
 static bool fails(void)
@@ -63,8 +62,6 @@ static ssize_t fault_pread(int fd, void *data, size_t bytes, off_t offset)
 
 static ssize_t fault_pwrite(int fd, const void *data, size_t bytes, off_t offset)
 {
-	if (faults.stop_at_write)
-		faults.stop = true;
 	if (interrupted())
 		return -EINTR;
 	if (!fails())
@@ -362,7 +359,7 @@ static int merge(struct rig *rig, uint64_t base, uint64_t last, struct undo_entr
 {
 	rig->error[0] = 0;
 	memset(entry, 0, sizeof(*entry));
-	return merge_layers(rig->dir, log_uuid, base, last, NULL, entry, rig->error, sizeof(rig->error));
+	return merge_layers(rig->dir, log_uuid, base, last, entry, rig->error, sizeof(rig->error));
 }
 
 static void expect_merged(struct rig *rig, uint64_t base, uint64_t last)
@@ -646,9 +643,9 @@ static void test_there_has_to_be_a_chain(void **state)
 	expect_nothing(rig, 13, 16, before);
 	assert_int_equal(merge(rig, 13, 17, &entry), -EBADMSG);
 	expect_nothing(rig, 13, 17, before);
-	assert_int_equal(merge_layers(rig->dir, other, 12, 15, NULL, NULL, rig->error, sizeof(rig->error)), -ENODATA);
+	assert_int_equal(merge_layers(rig->dir, other, 12, 15, NULL, rig->error, sizeof(rig->error)), -ENODATA);
 	expect_nothing(rig, 12, 15, before);
-	assert_int_equal(merge_layers(rig->dir, log_uuid, 12, 15, NULL, NULL, rig->error, sizeof(rig->error)), 0);
+	assert_int_equal(merge_layers(rig->dir, log_uuid, 12, 15, NULL, rig->error, sizeof(rig->error)), 0);
 	assert_int_equal(merge(rig, 12, 14, &entry), 0); /* one layer leads too far: not taken */
 	json_decref(entry.meta);
 }
@@ -814,28 +811,6 @@ static void test_a_damaged_record_is_named(void **state)
 	expect_nothing(rig, 10, 12, before);
 }
 
-static int merge_stoppable(struct rig *rig, uint64_t last)
-{
-	return merge_layers(rig->dir, log_uuid, 10, last, &faults.stop, NULL, rig->error, sizeof(rig->error));
-}
-
-static void test_it_can_be_stopped(void **state)
-{
-	struct rig *rig = *state;
-	uint64_t last = random_chain(rig, 3, 60), before = fingerprint(rig);
-
-	arm();
-	faults.stop = true;
-	assert_int_equal(merge_stoppable(rig, last), -ECANCELED);
-	expect_nothing(rig, 10, last, before);
-	arm();
-	faults.stop_at_write = true; /* in the middle */
-	assert_int_equal(merge_stoppable(rig, last), -ECANCELED);
-	expect_nothing(rig, 10, last, before);
-	arm();
-	assert_int_equal(merge_stoppable(rig, last), 0);
-}
-
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -852,7 +827,6 @@ int main(void)
 		T(test_space_just_enough_is_enough),
 		T(test_damaged_sources),
 		T(test_a_damaged_record_is_named),
-		T(test_it_can_be_stopped),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

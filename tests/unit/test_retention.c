@@ -203,11 +203,11 @@ static size_t row(struct retention_state *s, const unsigned *sizes, size_t count
 	return count + 1;
 }
 
-static void expect(const struct retention_state *s, size_t count, bool force, size_t first, size_t merged)
+static void expect(const struct retention_state *s, size_t count, size_t first, size_t merged)
 {
 	struct retention_merge merge = { 0 };
 
-	assert_int_equal(retention_next_merge(s, count, force, &merge), merged != 0);
+	assert_int_equal(retention_next_merge(s, count, &merge), merged != 0);
 	assert_int_equal(merge.first, first);
 	assert_int_equal(merge.count, merged);
 }
@@ -219,15 +219,14 @@ static void test_what_nothing_will_join_is_merged_at_once(void **state)
 	const unsigned middle[] = { 10, 10, 1000, 7, 7 };
 
 	(void)state;
-	expect(s, row(s, equal, 2, true), false, 0, 2);
-	expect(s, row(s, quarter, 2, true), false, 0, 2);
-	expect(s, row(s, less, 2, true), false, 0, 0);
-	expect(s, row(s, less, 2, true), true, 0, 2);
-	expect(s, row(s, middle, 5, true), false, 3, 2); /* the smaller ones first, never the large one */
+	expect(s, row(s, equal, 2, true), 0, 2);
+	expect(s, row(s, quarter, 2, true), 0, 2);
+	expect(s, row(s, less, 2, true), 0, 0);
+	expect(s, row(s, middle, 5, true), 3, 2); /* the smaller ones first, never the large one */
 	s[4].keep = true;
-	expect(s, 6, false, 0, 0); /* nothing on either side of it, and what is before it is not lasting */
+	expect(s, 6, 0, 0); /* nothing on either side of it, and what is before it is not lasting */
 	s[4].lasting = true;
-	expect(s, 6, false, 0, 2);
+	expect(s, 6, 0, 2);
 }
 
 static void test_what_more_will_join_gathers(void **state)
@@ -237,12 +236,11 @@ static void test_what_more_will_join_gathers(void **state)
 	const unsigned large[] = { 1000, 10, 10, 10, 10, 10, 10, 10, 10 }, most[] = { 10, 10, 10, 10, 40, 10, 10, 10 };
 
 	(void)state;
-	expect(s, row(s, seven, 7, false), false, 0, 0);
-	expect(s, row(s, seven, 7, false), true, 0, 7);
-	expect(s, row(s, seven, 7, true), false, 0, 7);
-	expect(s, row(s, eight, 9, false), false, 0, 8); /* the smallest eight */
-	expect(s, row(s, large, 9, false), false, 1, 8);
-	expect(s, row(s, most, 8, false), false, 0, 0);
+	expect(s, row(s, seven, 7, false), 0, 0);
+	expect(s, row(s, seven, 7, true), 0, 7);
+	expect(s, row(s, eight, 9, false), 0, 8); /* the smallest eight */
+	expect(s, row(s, large, 9, false), 1, 8);
+	expect(s, row(s, most, 8, false), 0, 0);
 }
 
 static void test_what_is_kept_is_never_merged_over(void **state)
@@ -262,7 +260,7 @@ static void test_what_is_kept_is_never_merged_over(void **state)
 		if (count)
 			s[count - 1].keep = true;
 		head = retention_expired_head(s, count);
-		if (!retention_next_merge(s, count, rand() % 2, &merge))
+		if (!retention_next_merge(s, count, &merge))
 			continue;
 		assert_true(merge.count >= 2 && merge.first >= head && merge.first + merge.count < count);
 		for (size_t i = merge.first + 1; i < merge.first + merge.count; i++)
@@ -270,7 +268,7 @@ static void test_what_is_kept_is_never_merged_over(void **state)
 	}
 }
 
-/* By force everything becomes one in the end, a bounded number of files at a time. */
+/* All becomes one in the end (or two, where one is small beside the other), a bounded number of files at a time. */
 static void test_a_long_row_is_merged_in_parts(void **state)
 {
 	size_t count = 3000;
@@ -279,22 +277,18 @@ static void test_a_long_row_is_merged_in_parts(void **state)
 
 	(void)state;
 	assert_non_null(s);
-	for (unsigned force = 0; force < 2; force++) {
-		count = 3000;
-		for (size_t i = 0; i < count; i++)
-			s[i] = (struct retention_state){ .bytes = 100 };
-		s[0].keep = s[count - 1].keep = s[count - 1].lasting = true;
-		while (retention_next_merge(s, count, force, &merge)) {
-			assert_true(merge.count <= RETENTION_MERGE_LAYERS);
-			for (size_t i = 1; i < merge.count; i++)
-				s[merge.first].bytes += s[merge.first + i].bytes;
-			memmove(&s[merge.first + 1], &s[merge.first + merge.count],
-				(count - merge.first - merge.count) * sizeof(*s));
-			count -= merge.count - 1;
-		}
-		assert_int_equal(count, force ? 2 : count);
-		assert_true(count <= 3);
+	for (size_t i = 0; i < count; i++)
+		s[i] = (struct retention_state){ .bytes = 100 };
+	s[0].keep = s[count - 1].keep = s[count - 1].lasting = true;
+	while (retention_next_merge(s, count, &merge)) {
+		assert_true(merge.count <= RETENTION_MERGE_LAYERS);
+		for (size_t i = 1; i < merge.count; i++)
+			s[merge.first].bytes += s[merge.first + i].bytes;
+		memmove(&s[merge.first + 1], &s[merge.first + merge.count],
+			(count - merge.first - merge.count) * sizeof(*s));
+		count -= merge.count - 1;
 	}
+	assert_true(count <= 3);
 	free(s);
 }
 
@@ -324,7 +318,7 @@ static void merge_some(struct life *life)
 
 	memmove(life->states, life->states + head, (life->count - head) * sizeof(*life->states));
 	life->count -= head;
-	while (retention_next_merge(life->states, life->count, false, &merge)) {
+	while (retention_next_merge(life->states, life->count, &merge)) {
 		struct retention_state *first = &life->states[merge.first];
 
 		for (size_t i = 1; i < merge.count; i++)

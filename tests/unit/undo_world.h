@@ -159,6 +159,8 @@ bool thin_volume_fit(struct thin *thin, char *why, char *remedy)
 	return true;
 }
 
+bool machine_log_paused(struct machine *machine) { (void)machine; return false; }
+
 enum undo_full machine_log_full(struct machine *machine)
 {
 	if (world.full_answer == UNDO_FULL_AGAIN && machine->log.chain.count > 0 && world.count > 1) {
@@ -623,7 +625,7 @@ static inline int world_merge(size_t first, size_t last)
 	struct undo_entry entry = { 0 };
 	int r;
 
-	r = merge_layers(m->log.dir, m->log.uuid, base, end, NULL, &entry, error, sizeof(error));
+	r = merge_layers(m->log.dir, m->log.uuid, base, end, &entry, error, sizeof(error));
 	undo_layer_name(name, base, end);
 	snprintf(temporary, sizeof(temporary), "%s.tmp", name);
 	if (r)

@@ -14,13 +14,6 @@
 #define DEPTH_MAX 16u /* of stacked devices; also ends a walk that sysfs changes under */
 #define DISKS_MAX 64u
 
-static void cleanup_dir(DIR **dir)
-{
-	if (*dir)
-		closedir(*dir);
-}
-#define CLEANUP_DIR __attribute__((cleanup(cleanup_dir)))
-
 void disk_tree_sysfs(dev_t dev, char out[64])
 {
 	snprintf(out, 64, "/sys/dev/block/%u:%u", major(dev), minor(dev));

@@ -8,9 +8,7 @@
 #include "undo_layer_internal.h"
 #include "util.h"
 
-#include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <string.h>
 
@@ -36,8 +34,6 @@ struct loader {
 	size_t count;
 };
 
-static void cleanup_dir(DIR **dir) { if (*dir) closedir(*dir); }
-
 static int add_stray(struct undo_chain *chain, const char *name)
 {
 	char (*more)[UNDO_NAME_BYTES];
@@ -53,21 +49,6 @@ static int add_stray(struct undo_chain *chain, const char *name)
 	return 0;
 }
 
-static int add_found(struct loader *loader, uint64_t base, uint64_t last)
-{
-	struct found *more;
-
-	if (!(loader->count & (loader->count - 1))) {
-		more = realloc(loader->found, (loader->count ? 2 * loader->count : 1) * sizeof(*more));
-		if (!more)
-			return -ENOMEM;
-		loader->found = more;
-	}
-	loader->found[loader->count++] = (struct found){
-		.entry = { .base = base, .last = last }, .error = -EINPROGRESS, .why = "" };
-	return 0;
-}
-
 static bool ends_with(const char *name, const char *end)
 {
 	size_t bytes = strlen(name), end_bytes = strlen(end);
@@ -75,43 +56,28 @@ static bool ends_with(const char *name, const char *end)
 	return bytes > end_bytes && bytes < UNDO_NAME_BYTES && !strcmp(name + bytes - end_bytes, end);
 }
 
-static int order_found(const void *a, const void *b)
+/* What a merge has begun, or what a person has: nothing needs it. */
+static int add_other(void *user, const char *name)
 {
-	const struct found *one = a, *other = b;
-
-	if (one->entry.last != other->entry.last)
-		return one->entry.last < other->entry.last ? -1 : 1;
-	return (one->entry.base > other->entry.base) - (one->entry.base < other->entry.base);
+	return ends_with(name, ".undo.tmp") || ends_with(name, ".undo") ? add_stray(user, name) : 0;
 }
 
 static int list(struct loader *loader)
 {
-	__attribute__((cleanup(cleanup_dir))) DIR *dir = NULL;
-	const struct dirent *file;
-	uint64_t base, last;
-	int error = 0, fd = openat(loader->dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	CLEANUP_FREE struct undo_span *spans = NULL;
+	int error = undo_layer_list(loader->dir, &spans, &loader->count, add_other, loader->chain);
 
-	if (fd < 0)
-		return -errno;
-	dir = fdopendir(fd);
-	if (!dir) {
-		close(fd);
+	if (error)
+		return error;
+	loader->found = calloc(loader->count ? loader->count : 1, sizeof(*loader->found));
+	if (!loader->found) {
+		loader->count = 0;
 		return -ENOMEM;
 	}
-	errno = 0;
-	while (!error && (file = readdir(dir))) {
-		if (undo_layer_parse(file->d_name, &base, &last))
-			error = add_found(loader, base, last);
-		else if (ends_with(file->d_name, ".undo.tmp") || ends_with(file->d_name, ".undo"))
-			error = add_stray(loader->chain, file->d_name);
-		if (!error)
-			errno = 0;
-	}
-	if (!error)
-		error = -errno;
-	if (!error && loader->count)
-		qsort(loader->found, loader->count, sizeof(*loader->found), order_found);
-	return error;
+	for (size_t i = 0; i < loader->count; i++)
+		loader->found[i] = (struct found){ .entry = { .base = spans[i].base, .last = spans[i].last },
+						   .error = -EINPROGRESS, .why = "" };
+	return 0;
 }
 
 /* Read head and foot. Returns an error only where it says nothing about the layer. */

@@ -354,6 +354,24 @@ static bool parse_number(const char *text, uint64_t *number)
 	return true;
 }
 
+const char *undo_uuid_text(const uint8_t uuid[UNDO_UUID_BYTES], char out[UNDO_UUID_TEXT])
+{
+	for (size_t i = 0; i < UNDO_UUID_BYTES; i++)
+		snprintf(out + 2 * i, 3, "%02x", uuid[i]);
+	return out;
+}
+
+bool undo_uuid_parse(const char *text, uint8_t uuid[UNDO_UUID_BYTES])
+{
+	uint64_t half[2];
+
+	if (strlen(text) != UNDO_UUID_TEXT - 1 || !parse_number(text, &half[0]) || !parse_number(text + 16, &half[1]))
+		return false;
+	for (size_t i = 0; i < UNDO_UUID_BYTES; i++)
+		uuid[i] = (uint8_t)(half[i / 8] >> (56 - i % 8 * 8));
+	return true;
+}
+
 bool undo_layer_parse(const char *name, uint64_t *base, uint64_t *last)
 {
 	return parse_number(name, base) && name[16] == '-' && parse_number(name + 17, last) &&

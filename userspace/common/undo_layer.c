@@ -11,6 +11,7 @@
 #include "util.h"
 #include "wire.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -399,5 +400,66 @@ int undo_layer_content(const struct undo_layer *layer, const struct undo_piece *
 		return -EBADMSG;
 	if (!direct)
 		memcpy(out, content + piece->skip, piece->length);
+	return 0;
+}
+
+static int span_order(const void *a, const void *b)
+{
+	const struct undo_span *one = a, *other = b;
+
+	if (one->last != other->last)
+		return one->last < other->last ? -1 : 1;
+	return (one->base > other->base) - (one->base < other->base);
+}
+
+static int span_add(struct undo_span **spans, size_t *count, const struct undo_span *span)
+{
+	struct undo_span *more;
+
+	/* Room for 1, 2, 4, 8, ... */
+	if (!(*count & (*count - 1))) {
+		more = reallocarray(*spans, *count ? 2 * *count : 1, sizeof(*more));
+		if (!more)
+			return -ENOMEM;
+		*spans = more;
+	}
+	(*spans)[(*count)++] = *span;
+	return 0;
+}
+
+int undo_layer_list(int dir, struct undo_span **spans, size_t *count, int (*other)(void *user, const char *name), void *user)
+{
+	CLEANUP_DIR DIR *list = NULL;
+	CLEANUP_FREE struct undo_span *found = NULL;
+	const struct dirent *file;
+	struct undo_span span;
+	int error = 0, fd = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC); /* reading moves the position of a shared one */
+
+	*spans = NULL;
+	*count = 0;
+	if (fd < 0)
+		return -errno;
+	list = fdopendir(fd);
+	if (!list) {
+		close(fd);
+		return -ENOMEM;
+	}
+	errno = 0;
+	while (!error && (file = readdir(list))) {
+		if (undo_layer_parse(file->d_name, &span.base, &span.last))
+			error = span_add(&found, count, &span);
+		else if (other)
+			error = other(user, file->d_name);
+		if (!error)
+			errno = 0;
+	}
+	if (!error)
+		error = -errno;
+	if (error)
+		return error;
+	if (*count)
+		qsort(found, *count, sizeof(*found), span_order);
+	*spans = found;
+	found = NULL;
 	return 0;
 }

@@ -75,6 +75,19 @@ int undo_layer_scan(const struct undo_layer *layer, struct undo_scan *scan, uint
  */
 int undo_layer_content(const struct undo_layer *layer, const struct undo_piece *piece, void *scratch, void *out);
 
+/* Where a layer leads, by its name: from state @last back to state @base. */
+struct undo_span {
+	uint64_t base, last;
+};
+
+/**
+ * undo_layer_list - the layers in @dir, by their names
+ * @spans: free() it. By last; of one last the widest first
+ * @other: NULL, or called for each other name
+ * Return: 0 or negative errno (then there is nothing to free)
+ */
+int undo_layer_list(int dir, struct undo_span **spans, size_t *count, int (*other)(void *user, const char *name), void *user);
+
 /**
  * struct undo_entry - a layer as undo_chain_load() found it
  * @sealed, @bytes: of the file

@@ -17,8 +17,6 @@
 #define GUARD_NAME "lock"
 #define NAME_BYTES 24u
 
-static void cleanup_dir(DIR **dir) { if (*dir) closedir(*dir); }
-
 static int open_use(int dir)
 {
 	int use = openat(dir, USE_DIR, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
@@ -110,7 +108,7 @@ static bool parse_id(const char *name, uint64_t *id)
 /* Call @look for each file of a state; the directory is opened anew, as reading moves the position of a shared one. */
 static int each(int dir, void (*look)(int use, const char *name, uint64_t id, void *user), void *user)
 {
-	__attribute__((cleanup(cleanup_dir))) DIR *list = NULL;
+	CLEANUP_DIR DIR *list = NULL;
 	const struct dirent *entry;
 	int use = open_use(dir);
 	uint64_t id;

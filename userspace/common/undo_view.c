@@ -180,71 +180,32 @@ struct step {
 };
 
 struct way {
-	struct step *names, *steps; /* what there is, by last, the widest first; what was chosen, newest first */
-	size_t name_count, step_count;
+	struct undo_span *spans; /* what there is */
+	struct step *steps;	 /* what was chosen, newest first */
+	size_t span_count, step_count;
 };
 
 static void way_clear(struct way *way)
 {
 	for (size_t i = 0; i < way->step_count; i++)
 		undo_layer_close(&way->steps[i].layer);
-	free(way->names);
+	free(way->spans);
 	free(way->steps);
 	*way = (struct way){ 0 };
 }
 
-static int order_steps(const void *a, const void *b)
-{
-	const struct step *one = a, *other = b;
-
-	if (one->last != other->last)
-		return one->last < other->last ? -1 : 1;
-	return (one->base > other->base) - (one->base < other->base);
-}
-
-static int add_step(struct step **steps, size_t *count, const struct step *step)
+static int add_step(struct way *way, const struct step *step)
 {
 	struct step *more;
 
-	if (!(*count & (*count - 1))) {
-		more = realloc(*steps, (*count ? 2 * *count : 1) * sizeof(*more));
+	if (!(way->step_count & (way->step_count - 1))) {
+		more = reallocarray(way->steps, way->step_count ? 2 * way->step_count : 1, sizeof(*more));
 		if (!more)
 			return -ENOMEM;
-		*steps = more;
+		way->steps = more;
 	}
-	(*steps)[(*count)++] = *step;
+	way->steps[way->step_count++] = *step;
 	return 0;
-}
-
-static void cleanup_dir(DIR **dir) { if (*dir) closedir(*dir); }
-
-/* Names of layers that lie behind state @from at least in part. */
-static int list_names(const struct undo_view *view, uint64_t from, struct way *way)
-{
-	__attribute__((cleanup(cleanup_dir))) DIR *dir = NULL;
-	struct step step = { .layer.fd = -1 };
-	const struct dirent *file;
-	int error = 0, fd = openat(view->dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-
-	if (fd < 0)
-		return -errno;
-	dir = fdopendir(fd);
-	if (!dir) {
-		close(fd);
-		return -ENOMEM;
-	}
-	errno = 0;
-	while (!error && (file = readdir(dir))) {
-		if (undo_layer_parse(file->d_name, &step.base, &step.last) && step.last > from)
-			error = add_step(&way->names, &way->name_count, &step);
-		if (!error)
-			errno = 0;
-	}
-	if (!error)
-		error = -errno;
-	if (!error && way->name_count)
-		qsort(way->names, way->name_count, sizeof(*way->names), order_steps);
-	return error;
 }
 
 static bool is_open_one(const struct taken *taken, const struct step *step)
@@ -257,27 +218,27 @@ static bool is_open_one(const struct taken *taken, const struct step *step)
 /* The widest whole layer that ends at @last. -ENOENT: there is none, or it was there a moment ago */
 static int find_step(struct undo_view *view, const struct taken *taken, struct way *way, uint64_t last)
 {
-	size_t low = 0, high = way->name_count;
+	size_t low = 0, high = way->span_count;
 	int error, first_error = -ENOENT;
 
 	while (low < high) {
 		size_t middle = low + (high - low) / 2;
 
-		if (way->names[middle].last < last)
+		if (way->spans[middle].last < last)
 			low = middle + 1;
 		else
 			high = middle;
 	}
-	for (; low < way->name_count && way->names[low].last == last; low++) {
-		struct step step = way->names[low];
+	for (; low < way->span_count && way->spans[low].last == last; low++) {
+		struct step step = { .base = way->spans[low].base, .last = last, .layer.fd = -1 };
 
 		if (is_open_one(taken, &step))
-			return add_step(&way->steps, &way->step_count, &step);
+			return add_step(way, &step);
 		error = open_layer(view, step.base, step.last, &step.layer);
 		if (!error && !step.layer.sealed)
 			error = -EBADMSG;
 		if (!error)
-			error = add_step(&way->steps, &way->step_count, &step);
+			error = add_step(way, &step);
 		if (!error)
 			return 0;
 		undo_layer_close(&step.layer);
@@ -292,7 +253,7 @@ static int find_step(struct undo_view *view, const struct taken *taken, struct w
 /* From the committed state @to back to @from, or to before it. */
 static int find_way(struct undo_view *view, const struct taken *taken, uint64_t from, uint64_t to, struct way *way)
 {
-	int error = list_names(view, from, way);
+	int error = undo_layer_list(view->dir, &way->spans, &way->span_count, NULL, NULL);
 
 	while (!error && to > from) {
 		error = find_step(view, taken, way, to);

@@ -5,6 +5,7 @@
 #ifndef REPROTECT_UTIL_H
 #define REPROTECT_UTIL_H
 
+#include <dirent.h>
 #include <jansson.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -22,10 +23,12 @@ static inline void util_cleanup_free(void *p) { free(*(void **)p); }
 static inline void util_cleanup_fd(int *fd) { if (*fd >= 0) close(*fd); }
 static inline void util_cleanup_json(json_t **json) { json_decref(*json); }
 static inline void util_cleanup_file(FILE **file) { if (*file) fclose(*file); }
+static inline void util_cleanup_dir(DIR **dir) { if (*dir) closedir(*dir); }
 #define CLEANUP_FREE __attribute__((cleanup(util_cleanup_free)))
 #define CLEANUP_FD __attribute__((cleanup(util_cleanup_fd)))
 #define CLEANUP_JSON __attribute__((cleanup(util_cleanup_json)))
 #define CLEANUP_FILE __attribute__((cleanup(util_cleanup_file)))
+#define CLEANUP_DIR __attribute__((cleanup(util_cleanup_dir)))
 
 /** util_now_ms - CLOCK_BOOTTIME (monotonic over suspend) in milliseconds */
 uint64_t util_now_ms(void);

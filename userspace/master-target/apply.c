@@ -258,8 +258,12 @@ static bool undo_wanted(const struct apply *apply)
 static int undo_begin(struct apply *apply)
 {
 	struct state *state = apply->state;
-	int r = undo_open(apply->undo, state->number, state->undo.top + 1, state->now);
+	int r;
 
+	if (apply->events->paused && apply->events->paused(apply->user))
+		r = -ENOSPC;
+	else
+		r = undo_open(apply->undo, state->number, state->undo.top + 1, state->now);
 	if (r && !state->now) /* given up */
 		return save(apply);
 	if (r) {

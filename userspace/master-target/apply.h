@@ -41,6 +41,7 @@
  * @released: the final epoch is verified and recorded: close the targets. Called before its @ack
  * @full: the retention volume is full: make room (AGAIN), or say what to do. GIVE_UP: the apply records that the epoch
  *	has no undo and goes on
+ * @paused: whether no epoch may begin for want of space on the retention volume
  */
 struct apply_events {
 	void (*ack)(void *user, uint32_t flags, uint64_t epoch, uint64_t attempt, uint32_t seq,
@@ -50,6 +51,7 @@ struct apply_events {
 	void (*idle)(void *user);
 	void (*released)(void *user);
 	enum undo_full (*full)(void *user);
+	bool (*paused)(void *user);
 };
 
 /**

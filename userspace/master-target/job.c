@@ -9,7 +9,6 @@
 #include "log.h"
 #include "machine.h"
 #include "session.h"
-#include "undo_file.h"
 #include "util.h"
 
 #define RETRY_MS 5000u
@@ -63,17 +62,6 @@ static int prepare(struct machine *machine, struct undo *undo, uint64_t base, bo
 	return restore_open(restore, base, open, fault);
 }
 
-static int save(struct machine *machine, struct fault *fault)
-{
-	int r = state_save(&machine->state);
-
-	if (!r)
-		return 0;
-	return fault_set(fault, -1, r == -ENOSPC ? "no-space" : "io", false,
-			 "free space or repair the file system of the state directory", "machine %s: cannot save its state in %s: %s",
-			 machine->name, machine->state.dir, strerror(-r));
-}
-
 /* The layer of what was not completed is, from now on, one to be read. */
 static int reopen_layer(struct machine *machine, struct fault *fault)
 {
@@ -97,7 +85,7 @@ static int begin_undo(struct machine *machine, struct fault *fault)
 {
 	if (reopen_layer(machine, fault))
 		return -1;
-	if (machine_open_known(machine, fault) || save(machine, fault) ||
+	if (machine_open_known(machine, fault) || machine_save(machine, fault) ||
 	    prepare(machine, NULL, machine->state.number, true, fault))
 		return -1;
 	log_notice("machine %s: undoing an epoch that was not completed (%" PRIu64 " bytes)", machine->name,
@@ -124,7 +112,7 @@ static int begin_rollback(struct machine *machine, struct fault *fault)
 	state->undo.open = ++state->undo.top;
 	state->between = true;
 	state_position_clear(&state->partial);
-	if (save(machine, fault)) {
+	if (machine_save(machine, fault)) {
 		state->undo.open = 0;
 		state->between = false;
 		undo_abandon(&machine->undo);
@@ -154,27 +142,22 @@ static void failed(struct machine *machine, const struct fault *fault)
 static void end_undo(struct machine *machine)
 {
 	struct state *state = &machine->state;
-	struct undo_log *log = &machine->log;
 	uint64_t open = state->undo.open;
-	char name[UNDO_NAME_BYTES];
 	struct fault fault;
 
 	state->undo.open = 0;
 	state->between = false;
 	state_position_clear(&state->partial);
-	if (save(machine, &fault)) {
+	if (machine_save(machine, &fault)) {
 		state->undo.open = open;
 		state->between = true;
 		failed(machine, &fault);
 		return;
 	}
-	undo_layer_name(name, log->chain.open.base, log->chain.open.last);
-	json_decref(log->chain.open.meta);
-	memset(&log->chain.open, 0, sizeof(log->chain.open));
-	undo_log_undone(log);	     /* first, so that nobody looks for the file */
-	undo_unlink(log->dir, name); /* else it is a stray, and goes at the next start */
+	undo_log_undone(&machine->log);
 	machine->failing = false;
-	log_notice("machine %s: its targets are as of epoch %" PRIu64 " again", machine->name, state->last_applied);
+	log_notice("machine %s: its targets are as of epoch %lld again", machine->name,
+		   (long long)json_integer_value(json_object_get(state->now, "epoch")));
 }
 
 static void rollback_over(struct machine *machine, const struct fault *fault)
@@ -193,7 +176,7 @@ static void rollback_off(struct machine *machine, const struct fault *fault)
 	struct fault other;
 
 	machine->state.undo.rollback_to = 0;
-	if (save(machine, &other))
+	if (machine_save(machine, &other))
 		failed(machine, &other);
 	undo_close(&machine->undo); /* what it has written is read now */
 	machine_failed(machine, fault);
@@ -202,10 +185,9 @@ static void rollback_off(struct machine *machine, const struct fault *fault)
 
 static const json_t *meta_of(const struct undo_log *log, uint64_t id)
 {
-	for (size_t i = 0; i < log->chain.count; i++)
-		if (log->chain.entries[i].base == id)
-			return log->chain.entries[i].meta;
-	return NULL;
+	const struct undo_entry *entry = undo_log_entry(log, id);
+
+	return entry ? entry->meta : NULL;
 }
 
 static void end_rollback(struct machine *machine)
@@ -233,7 +215,7 @@ static void end_rollback(struct machine *machine)
 		state->status = STATE_ROLLED_BACK;
 	else if (state->status == STATE_ROLLED_BACK)
 		state->status = tags_consistency(&state->tags, state->last_applied)[0] == 's' ? STATE_INITIAL : STATE_REPLICATING;
-	if (save(machine, &fault)) {
+	if (machine_save(machine, &fault)) {
 		json_decref(now);
 		*state = before;
 		undo_close(&machine->undo);
@@ -265,7 +247,6 @@ static int on_ended(sd_event_source *source, void *user)
 	(void)source;
 	job->kind = JOB_NONE;
 	job->last_total = job->restore.total_bytes;
-	job->last_ms = ms;
 	if (job->ok && ms > 100)
 		job->rate_bytes = job->restore.done_bytes * 1000 / ms;
 	restore_close(&job->restore);
@@ -378,17 +359,13 @@ static int rollback_possible(const struct machine *machine, uint64_t id, struct 
 }
 
 /* What a rollback writes at most: all layers behind the state, less what they share. */
-static uint64_t range_bytes(const struct undo_log *log, uint64_t id, uint64_t *content)
+static uint64_t range_bytes(const struct undo_log *log, uint64_t id)
 {
 	uint64_t bytes = 0;
 
-	*content = 0;
-	for (size_t i = 0; i < log->chain.count; i++) {
-		if (log->chain.entries[i].base < id)
-			continue;
-		bytes += log->chain.entries[i].foot.range_bytes;
-		*content += log->chain.entries[i].foot.content_bytes;
-	}
+	for (size_t i = 0; i < log->chain.count; i++)
+		if (log->chain.entries[i].base >= id)
+			bytes += log->chain.entries[i].foot.range_bytes;
 	return bytes;
 }
 
@@ -401,11 +378,11 @@ static uint64_t free_bytes(const struct undo_log *log)
 
 json_t *machine_rollback_estimate(struct machine *machine, uint64_t id, struct fault *fault)
 {
-	uint64_t rate = machine->job.rate_bytes ? machine->job.rate_bytes : RATE_DEFAULT, bytes, content;
+	uint64_t rate = machine->job.rate_bytes ? machine->job.rate_bytes : RATE_DEFAULT, bytes;
 
 	if (rollback_possible(machine, id, fault))
 		return NULL;
-	bytes = range_bytes(&machine->log, id, &content);
+	bytes = range_bytes(&machine->log, id);
 	return json_pack("{s:I, s:I, s:I, s:I}", "bytes", (json_int_t)bytes, "undo_bytes", (json_int_t)bytes, "free_bytes",
 			 (json_int_t)free_bytes(&machine->log), "seconds", (json_int_t)(bytes / rate + 1));
 }
@@ -424,7 +401,7 @@ int machine_rollback(struct machine *machine, uint64_t id, struct fault *fault)
 	machine->job.last[0] = 0;
 	if (id != state->number) {
 		state->undo.rollback_to = id;
-		if (save(machine, fault)) {
+		if (machine_save(machine, fault)) {
 			state->undo.rollback_to = 0;
 			return -1;
 		}

@@ -42,7 +42,7 @@ struct job {
 	char last[16];
 	struct fault why;
 	json_t *to;
-	uint64_t retry_ms, rate_bytes, last_total, last_ms;
+	uint64_t retry_ms, rate_bytes, last_total;
 };
 
 int job_init(struct machine *machine);

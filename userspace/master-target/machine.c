@@ -8,6 +8,7 @@
 #include <inttypes.h>
 #include <string.h>
 #include <strings.h>
+#include <systemd/sd-daemon.h>
 
 #include "log.h"
 #include "machine.h"
@@ -16,6 +17,7 @@
 #include "util.h"
 
 #define STUCK_MS 30000u
+#define BEGIN_TIMEOUT_US 300000000ull
 
 static struct machine *add(struct server *server, const char *uuid)
 {
@@ -129,8 +131,11 @@ int machines_load(struct server *server)
 		if (entry->d_type != DT_REG && state_name_ok(entry->d_name))
 			r = load_one(server, entry->d_name);
 	closedir(dir);
-	for (struct machine *m = server->machines; m && !r; m = m->next)
+	for (struct machine *m = server->machines; m && !r; m = m->next) {
+		/* Heads and feet of all layers are read: 10,000 on a slow disk take a while. */
+		sd_notifyf(0, "EXTEND_TIMEOUT_USEC=%llu\nSTATUS=reading the undo log of machine %s", BEGIN_TIMEOUT_US, m->name);
 		begin(m);
+	}
 	return r;
 }
 
@@ -312,19 +317,28 @@ static int open_one(struct machine *machine, const struct hello_disk *disk, stru
 	return 0;
 }
 
+int machine_save(struct machine *machine, struct fault *fault)
+{
+	int r = state_save(&machine->state);
+
+	if (r)
+		return fault_set(fault, -1, r == -ENOSPC ? "no-space" : "io", false,
+				 "free space or repair the file system of the state directory",
+				 "machine %s: cannot save its state in %s: %s", machine->name, machine->state.dir, strerror(-r));
+	machine->saved = true;
+	return 0;
+}
+
 /* Write down what was accepted, before anything is written to it. */
 static int record(struct machine *machine, struct fault *fault)
 {
-	int r = 0;
-
-	for (size_t i = 0; i < machine->target_count && !r; i++) {
+	for (size_t i = 0; i < machine->target_count; i++) {
 		const struct target *target = &machine->targets[i];
 		struct state_disk *disk = state_disk_add(&machine->state, target->name);
 
-		if (!disk) {
-			r = -ENOMEM;
-			break;
-		}
+		if (!disk)
+			return fault_set(fault, -1, "busy", false, "free memory on the master target",
+					 "machine %s: out of memory", machine->name);
 		snprintf(disk->path, sizeof(disk->path), "%s", target->path);
 		disk->id = target->id;
 		disk->source_bytes = target->source_bytes;
@@ -332,15 +346,7 @@ static int record(struct machine *machine, struct fault *fault)
 		json_decref(disk->identity);
 		disk->identity = json_incref(target->identity);
 	}
-	if (!r)
-		r = state_save(&machine->state);
-	if (r)
-		return fault_set(fault, -1, r == -ENOSPC ? "no-space" : "io", false,
-				 "free space or repair the file system of the state directory",
-				 "machine %s: cannot save its state in %s: %s", machine->name,
-				 machine->state.dir, strerror(-r));
-	machine->saved = true;
-	return 0;
+	return machine_save(machine, fault);
 }
 
 int machine_open(struct machine *machine, const struct hello *hello, struct fault *fault)
@@ -426,15 +432,8 @@ int machine_forget(struct machine *machine, struct fault *fault)
 		return fault_set(fault, -1, "io", false, "repair the file system of the state directory",
 				 "machine %s: cannot remove its state %s: %s", machine->name,
 				 machine->state.dir, strerror(-r));
-	undo_close(&machine->undo);
 	if (machine->logged) {
-		machine->logged = false;
-		machine->apply.undo = machine->apply.writer.undo = NULL;
-		r = undo_log_remove(&machine->log);
-		if (r)
-			log_warning("machine %s: its undo log cannot be removed: %s (remove %s by hand)", machine->name,
-				    strerror(-r), machine->log.path);
-		undo_log_close(&machine->log);
+		machine_log_remove(machine);
 		rmdir(machine->state.dir); /* its marks were in it */
 	}
 	log_notice("machine %s (%s): forgotten; its targets are free", machine->name, machine->state.uuid);

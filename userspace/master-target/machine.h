@@ -113,12 +113,18 @@ void machine_close_targets(struct machine *machine);
  * Return: 0 (also without retention), or -1 with @fault: the machine has a log, and it cannot be had.
  */
 int machine_log_open(struct machine *machine, struct fault *fault);
+/** machine_log_remove - remove the undo log from the retention volume, where it is open: the state does not know it any more */
+void machine_log_remove(struct machine *machine);
 /** machine_drop_points - give up the undo log and all points of the machine, present or lost. 0, or -1 with @fault */
 int machine_drop_points(struct machine *machine, struct fault *fault);
+/** machine_log_paused - space is short, and the policy is to wait rather than to give up points: no new epoch */
+bool machine_log_paused(struct machine *machine);
 /** machine_log_full - no space on the retention volume: give up the oldest points, as the policy says */
 enum undo_full machine_log_full(struct machine *machine);
 /** machine_failed - note what failed, for the status and the log */
 void machine_failed(struct machine *machine, const struct fault *fault);
+/** machine_save - write its state down, durably. 0, or -1 with @fault */
+int machine_save(struct machine *machine, struct fault *fault);
 /** machine_forget - drop its state. 0, or -1 with @fault */
 int machine_forget(struct machine *machine, struct fault *fault);
 void machine_tick(struct machine *machine);

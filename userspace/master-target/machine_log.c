@@ -11,7 +11,6 @@
 #include "machine.h"
 #include "session.h"
 #include "thin.h"
-#include "undo_file.h"
 #include "util.h"
 
 static int missing(const struct machine *machine, const char *why, struct fault *fault)
@@ -38,31 +37,20 @@ static int make(struct machine *machine, struct fault *fault)
 		return fault_set(fault, -1, r == -ENOSPC ? "no-space" : "io", false,
 				 "check the retention volume: reprotect preflight retention", "machine %s: %s", machine->name, why);
 	memcpy(state->undo.log, random, sizeof(random));
-	r = state_save(state);
-	if (!r) {
-		machine->saved = true;
+	if (!machine_save(machine, fault))
 		return 0;
-	}
 	memset(state->undo.log, 0, sizeof(state->undo.log));
 	undo_log_close(&machine->log);
-	return fault_set(fault, -1, "io", false, "free space or repair the file system of the state directory",
-			 "machine %s: cannot save its state in %s: %s", machine->name, state->dir, strerror(-r));
+	return -1;
 }
 
 /* A layer that the state does not know: it was begun, and nothing was written with it. */
 static void remove_unknown(struct machine *machine)
 {
-	struct undo_log *log = &machine->log;
-	struct undo_entry *open = &log->chain.open;
-	char name[UNDO_NAME_BYTES];
+	uint64_t open = machine->log.chain.open.last;
 
-	if (!open->last || open->last == machine->state.undo.open)
-		return;
-	undo_layer_name(name, open->base, open->last);
-	json_decref(open->meta);
-	memset(open, 0, sizeof(*open));
-	undo_log_undone(log); /* first, so that nobody looks for the file */
-	undo_unlink(log->dir, name);
+	if (open && open != machine->state.undo.open)
+		undo_log_undone(&machine->log);
 }
 
 int machine_log_open(struct machine *machine, struct fault *fault)
@@ -98,11 +86,27 @@ int machine_log_open(struct machine *machine, struct fault *fault)
 	return 0;
 }
 
+void machine_log_remove(struct machine *machine)
+{
+	char path[sizeof(machine->log.path)];
+	int r;
+
+	undo_close(&machine->undo);
+	machine->apply.undo = machine->apply.writer.undo = NULL;
+	if (!machine->logged)
+		return;
+	machine->logged = false;
+	memcpy(path, machine->log.path, sizeof(path));
+	r = undo_log_remove(&machine->log);
+	if (r)
+		log_warning("machine %s: its undo log cannot be removed: %s (remove %s by hand)", machine->name, strerror(-r), path);
+	undo_log_close(&machine->log);
+}
+
 int machine_drop_points(struct machine *machine, struct fault *fault)
 {
 	struct state *state = &machine->state;
 	uint64_t used;
-	int r = 0;
 
 	if (!state_log_known(state))
 		return fault_set(fault, -1, "no-retention", true, "nothing has to be done", "machine %s: has no undo log",
@@ -118,19 +122,9 @@ int machine_drop_points(struct machine *machine, struct fault *fault)
 	state->undo.open = state->undo.rollback_to = state->rollback_from = 0;
 	json_decref(state->now);
 	state->now = NULL;
-	r = state_save(state);
-	if (r)
-		return fault_set(fault, -1, "io", false, "free space or repair the file system of the state directory",
-				 "machine %s: cannot save its state in %s: %s", machine->name, state->dir, strerror(-r));
-	if (machine->logged) {
-		r = undo_log_remove(&machine->log);
-		if (r)
-			log_warning("machine %s: its undo log cannot be removed: %s (remove %s by hand)", machine->name,
-				    strerror(-r), machine->log.path);
-		undo_log_close(&machine->log);
-	}
-	machine->logged = false;
-	machine->apply.undo = machine->apply.writer.undo = NULL;
+	if (machine_save(machine, fault))
+		return -1;
+	machine_log_remove(machine);
 	log_notice("machine %s: all its recovery points were given up", machine->name);
 	return 0;
 }

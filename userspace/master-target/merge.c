@@ -5,7 +5,6 @@
  */
 #include "merge.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -20,17 +19,11 @@
 
 #define TEMPORARY_BYTES (UNDO_NAME_BYTES + 8u)
 
-/* A layer by its name. */
-struct span {
-	uint64_t base, last;
-};
-
 struct merge {
 	int dir;
 	const uint8_t *log;
-	struct span whole;
-	const volatile bool *stop;
-	struct span *spans; /* all in the directory, then those of the chain */
+	struct undo_span whole;
+	struct undo_span *spans; /* all in the directory, then those of the chain */
 	size_t span_count;
 	struct undo_layer *layers; /* of the chain, oldest first */
 	size_t layer_count;
@@ -67,52 +60,12 @@ static void temporary_name(const struct merge *merge, char out[TEMPORARY_BYTES])
 	snprintf(out, TEMPORARY_BYTES, "%s.tmp", name);
 }
 
-static bool stopped(const struct merge *merge)
-{
-	return merge->stop && *merge->stop;
-}
-
 /* ---- which layers ------------------------------------------------------------- */
-
-static int list_spans(struct merge *merge)
-{
-	int fd = openat(merge->dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
-	const struct dirent *entry;
-	size_t slots = 0;
-	int r = 0;
-
-	if (!dir) {
-		r = -errno;
-		if (fd >= 0)
-			close(fd);
-		return r;
-	}
-	while (!r && (entry = readdir(dir))) {
-		struct span span;
-
-		if (!undo_layer_parse(entry->d_name, &span.base, &span.last))
-			continue;
-		if (merge->span_count == slots) {
-			struct span *more = reallocarray(merge->spans, slots * 2 + 64, sizeof(*more));
-
-			if (!more) {
-				r = -ENOMEM;
-				break;
-			}
-			merge->spans = more;
-			slots = slots * 2 + 64;
-		}
-		merge->spans[merge->span_count++] = span;
-	}
-	closedir(dir);
-	return r;
-}
 
 /* By base; of one base the longest first. */
 static int span_order(const void *a, const void *b)
 {
-	const struct span *one = a, *other = b;
+	const struct undo_span *one = a, *other = b;
 
 	if (one->base != other->base)
 		return one->base < other->base ? -1 : 1;
@@ -122,14 +75,14 @@ static int span_order(const void *a, const void *b)
 /* Keep those that lead from one end to the other. */
 static int choose_chain(struct merge *merge)
 {
-	const struct span *whole = &merge->whole;
+	const struct undo_span *whole = &merge->whole;
 	uint64_t at = whole->base;
 	size_t count = 0;
 
 	if (merge->span_count)
 		qsort(merge->spans, merge->span_count, sizeof(*merge->spans), span_order);
 	for (size_t i = 0; i < merge->span_count && at != whole->last; i++) {
-		const struct span span = merge->spans[i];
+		const struct undo_span span = merge->spans[i];
 
 		if (span.base != at || span.last > whole->last || (at == whole->base && span.last == whole->last))
 			continue;
@@ -180,8 +133,6 @@ static int make_map(struct merge *merge)
 		CLEANUP_FREE struct undo_record *records = NULL;
 		size_t count = 0;
 
-		if (stopped(merge))
-			return fail(merge, -ECANCELED, "stopped");
 		r = undo_layer_records(&merge->layers[i], &records, &count);
 		if (r)
 			return fail(merge, r, "records of %s", layer_name(merge, i, name));
@@ -212,8 +163,6 @@ static int copy(struct merge *merge, struct merge_reader *reader, struct merge_w
 	for (size_t done = 0; merge->map.count && done < run->count; done += taken) {
 		const struct undo_piece *pieces = run->pieces + done;
 
-		if (stopped(merge))
-			return fail(merge, -ECANCELED, "stopped");
 		r = merge_read(reader, pieces, run->count - done, &taken, &failed);
 		if (r)
 			return fail_piece(merge, r, &pieces[failed]);
@@ -265,7 +214,7 @@ static int merge_chain(struct merge *merge, struct undo_entry *entry)
 {
 	const struct undo_run none = { .count = 0 }, *run;
 	struct merge_reader *reader;
-	int r = list_spans(merge);
+	int r = undo_layer_list(merge->dir, &merge->spans, &merge->span_count, NULL, NULL);
 
 	if (r)
 		return fail(merge, r, "look into the undo log");
@@ -283,10 +232,10 @@ static int merge_chain(struct merge *merge, struct undo_entry *entry)
 	return r;
 }
 
-int merge_layers(int dir, const uint8_t log[UNDO_UUID_BYTES], uint64_t base, uint64_t last, const volatile bool *stop,
-		 struct undo_entry *entry, char *error, size_t error_bytes)
+int merge_layers(int dir, const uint8_t log[UNDO_UUID_BYTES], uint64_t base, uint64_t last, struct undo_entry *entry,
+		 char *error, size_t error_bytes)
 {
-	struct merge merge = { .dir = dir, .log = log, .whole = { base, last }, .stop = stop, .error = error,
+	struct merge merge = { .dir = dir, .log = log, .whole = { base, last }, .error = error,
 			       .error_bytes = error_bytes };
 	struct undo_entry made = { .base = 0 };
 	char temporary[TEMPORARY_BYTES];

@@ -14,12 +14,11 @@
  * merge_layers - merge the chain of layers from state @base to state @last in directory @dir
  * Where several layers begin at one state the longest is taken, but one from @base to @last.
  * Every record that is copied is checked; a damaged one ends the merge (-EBADMSG) and nothing is lost.
- * @stop: looked at now and then; may be NULL
  * @entry: what the new file is, meta included (a reference), if not NULL
- * Return: 0; -ENOSPC; -EBADMSG; -ECANCELED (*@stop became true); -ENOENT: there is no such chain; other negative errno; with
+ * Return: 0; -ENOSPC; -EBADMSG; -ENOENT: there is no such chain; other negative errno; with
  * a text in @error. When it fails there is no .tmp.
  */
-int merge_layers(int dir, const uint8_t log[UNDO_UUID_BYTES], uint64_t base, uint64_t last, const volatile bool *stop,
-		 struct undo_entry *entry, char *error, size_t error_bytes);
+int merge_layers(int dir, const uint8_t log[UNDO_UUID_BYTES], uint64_t base, uint64_t last, struct undo_entry *entry,
+		 char *error, size_t error_bytes);
 
 #endif

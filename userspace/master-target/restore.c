@@ -76,18 +76,16 @@ static void raise_limit(void)
 static int read_layers(struct restore *restore, uint64_t base, bool open, struct fault *fault)
 {
 	const struct undo_chain *chain = &restore->log->chain;
-	size_t first = 0, count;
+	const struct undo_entry *entry, *end = chain->entries + chain->count;
 
 	if (open)
 		return add_layer(restore, &chain->open, fault);
-	while (first < chain->count && chain->entries[first].base != base)
-		first++;
-	count = chain->count - first;
-	if (!count || count > UNDO_MAP_LAYERS_MAX)
+	entry = undo_log_entry(restore->log, base);
+	if (!entry || end - entry > UNDO_MAP_LAYERS_MAX)
 		return fault_set(fault, -1, "unknown-point", false, "reprotect points list shows what there is",
 				 "machine %s: state %" PRIu64 " is not in its undo log", restore->name, base);
-	for (size_t i = first; i < chain->count; i++)
-		if (add_layer(restore, &chain->entries[i], fault))
+	for (; entry < end; entry++)
+		if (add_layer(restore, entry, fault))
 			return -1;
 	return 0;
 }
@@ -187,7 +185,7 @@ static struct target *target_of(const struct restore *restore, uint32_t disk)
 }
 
 /* How many pieces from @first on lie one behind the other and fit into one buffer. */
-static size_t together(const struct restore *restore, const struct undo_piece *first, size_t left)
+static size_t together(const struct undo_piece *first, size_t left)
 {
 	uint64_t bytes = first->record_length;
 	size_t count = 1;
@@ -203,7 +201,6 @@ static size_t together(const struct restore *restore, const struct undo_piece *f
 			break;
 		bytes += b->length;
 	}
-	(void)restore;
 	return count;
 }
 
@@ -320,7 +317,7 @@ static bool next(struct restore *restore)
 	read = free_read(restore);
 	if (!read)
 		return false;
-	taken = together(restore, piece, count - restore->next);
+	taken = together(piece, count - restore->next);
 	from = piece->place / UNDO_BLOCK * UNDO_BLOCK;
 	bytes = piece[taken - 1].place + piece[taken - 1].record_length - from;
 	bytes = (bytes + UNDO_BLOCK - 1) / UNDO_BLOCK * UNDO_BLOCK;

@@ -130,7 +130,7 @@ static void look_at_all(const struct retention_state *states, size_t first, size
 	}
 }
 
-bool retention_next_merge(const struct retention_state *states, size_t count, bool force, struct retention_merge *merge)
+bool retention_next_merge(const struct retention_state *states, size_t count, struct retention_merge *merge)
 {
 	struct best best = { .found = false };
 	size_t end;
@@ -140,16 +140,10 @@ bool retention_next_merge(const struct retention_state *states, size_t count, bo
 			end++;
 		if (end - first < 2)
 			continue;
-		if (force) {
-			size_t some = end - first < RETENTION_MERGE_LAYERS ? end - first : RETENTION_MERGE_LAYERS;
-			struct row row = row_of(states, first, some);
-
-			offer(&best, &row);
-		} else if (states[end].lasting) {
+		if (states[end].lasting)
 			look_at_all(states, first, end - first, &best);
-		} else {
+		else
 			look_for_a_kind(states, first, end - first, &best);
-		}
 	}
 	if (best.found)
 		*merge = best.merge;

@@ -63,7 +63,6 @@ struct retention_merge {
 /**
  * retention_next_merge - which layers to merge next, so that each byte is copied a few times at most
  * @count: of states; there is one layer less
- * @force: space is wanted: whatever can be merged, the smallest first, however often its bytes were copied
  *
  * A state without @keep lies between two layers that can be merged (at the old end they are expired, and not merged).
  * Where the state behind such layers is lasting, all of them become one, unless that copied a large layer for the sake of
@@ -73,8 +72,7 @@ struct retention_merge {
  *
  * Return: whether there is one.
  */
-bool retention_next_merge(const struct retention_state *states, size_t count, bool force,
-			  struct retention_merge *merge);
+bool retention_next_merge(const struct retention_state *states, size_t count, struct retention_merge *merge);
 
 /** retention_expired_head - how many layers at the old end lead to no state that is kept: they can just be removed */
 size_t retention_expired_head(const struct retention_state *states, size_t count);

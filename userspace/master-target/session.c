@@ -506,6 +506,11 @@ static enum undo_full on_full(void *user)
 	return machine_log_full(user);
 }
 
+static bool on_paused(void *user)
+{
+	return machine_log_paused(user);
+}
+
 static void on_released(void *user)
 {
 	machine_close_targets(user);
@@ -518,6 +523,7 @@ const struct apply_events session_apply_events = {
 	.idle = on_idle,
 	.released = on_released,
 	.full = on_full,
+	.paused = on_paused,
 };
 
 /* ---- what a job of the machine says --------------------------------------- */

@@ -9,6 +9,7 @@
 
 #include "state.h"
 #include "util.h"
+#include "wall_time.h"
 
 #define FORMAT 1
 
@@ -155,11 +156,9 @@ static json_t *position_json(const struct state *state)
 
 static json_t *undo_json(const struct state *state)
 {
-	char log[2 * UNDO_UUID_BYTES + 1];
+	char log[UNDO_UUID_TEXT];
 
-	for (size_t i = 0; i < UNDO_UUID_BYTES; i++)
-		snprintf(log + 2 * i, 3, "%02x", state->undo.log[i]);
-	return json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:O?}", "log", log, "number", (json_int_t)state->number,
+	return json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:O?}", "log", undo_uuid_text(state->undo.log, log), "number", (json_int_t)state->number,
 			 "top", (json_int_t)state->undo.top, "open", (json_int_t)state->undo.open, "rollback_to",
 			 (json_int_t)state->undo.rollback_to, "rollback_from", (json_int_t)state->rollback_from,
 			 "now", state->now);
@@ -247,11 +246,8 @@ static int load_undo(struct state *state, const json_t *json)
 
 	if (!json)
 		return 0; /* a file of an older release */
-	if (!log || strlen(log) != 2 * UNDO_UUID_BYTES)
+	if (!log || !undo_uuid_parse(log, state->undo.log))
 		return -EBADMSG;
-	for (size_t i = 0; i < UNDO_UUID_BYTES; i++)
-		if (sscanf(log + 2 * i, "%2hhx", &state->undo.log[i]) != 1)
-			return -EBADMSG;
 	state->undo.top = (uint64_t)json_integer_value(json_object_get(json, "top"));
 	state->undo.open = (uint64_t)json_integer_value(json_object_get(json, "open"));
 	state->undo.rollback_to = (uint64_t)json_integer_value(json_object_get(json, "rollback_to"));
@@ -334,29 +330,17 @@ bool state_log_known(const struct state *state)
 	return memcmp(state->undo.log, none, sizeof(none)) != 0;
 }
 
-/* "2026-11-30T03:12:05.250Z" as milliseconds since 1970; @otherwise when it is not such a time. */
-static uint64_t tag_time(const char *text, uint64_t otherwise)
-{
-	struct tm tm = { 0 };
-	const char *rest = text ? strptime(text, "%Y-%m-%dT%H:%M:%S", &tm) : NULL;
-	unsigned ms = 0;
-
-	if (!rest)
-		return otherwise;
-	if (*rest == '.' && sscanf(rest, ".%3u", &ms) != 1)
-		ms = 0;
-	return (uint64_t)timegm(&tm) * 1000 + ms;
-}
-
 json_t *state_describe(const struct state *state, uint64_t epoch, bool consistent, const json_t *tag)
 {
 	const char *kind = json_string_value(json_object_get(tag, "kind"));
 	const char *name = json_string_value(json_object_get(tag, "name"));
 	const char *time = json_string_value(json_object_get(tag, "time"));
-	uint64_t now = util_wall_ms();
+	uint64_t now = util_wall_ms(), cut = now;
 	json_t *disks = json_array(), *what;
 	char own[32];
 
+	if (time && wall_time_parse(time, now, &cut, NULL))
+		cut = now;
 	snprintf(own, sizeof(own), "epoch-%llu", (unsigned long long)epoch);
 	for (size_t i = 0; i < state->disk_count; i++) {
 		const struct state_disk *d = &state->disks[i];
@@ -366,7 +350,7 @@ json_t *state_describe(const struct state *state, uint64_t epoch, bool consisten
 	}
 	what = json_pack("{s:I, s:b, s:s, s:s, s:s*, s:I, s:I, s:o}", "epoch", (json_int_t)epoch, "consistent", consistent,
 			 "kind", kind ? kind : "epoch", "name", name ? name : own, "time", time, "time_ms",
-			 (json_int_t)tag_time(time, now), "applied_ms", (json_int_t)now, "disks", disks);
+			 (json_int_t)cut, "applied_ms", (json_int_t)now, "disks", disks);
 	return what;
 }
 

@@ -15,13 +15,6 @@
 #include "target.h"
 #include "util.h"
 
-static void cleanup_dir(DIR **dir)
-{
-	if (*dir)
-		closedir(*dir);
-}
-#define CLEANUP_DIR __attribute__((cleanup(cleanup_dir)))
-
 /* Where something with major:minor is mounted. */
 static bool mounted(dev_t dev, char *where, size_t where_bytes)
 {

@@ -51,7 +51,7 @@ struct thin {
 	char why[640], remedy[640];
 	uint64_t look_ms, checked_ms;
 	struct merging merging;
-	uint64_t born_ms, churn_bytes; /* since the start */
+	uint64_t born_ms;
 	uint64_t dropped, alert_ms, alerted_ms; /* alert_ms: when it was last logged */
 	char alert[400];
 };
@@ -174,6 +174,7 @@ static bool consistent(const json_t *meta)
 	return json_is_true(json_object_get(meta, "consistent"));
 }
 
+/* All but whether somebody reads it. */
 static void describe(const struct machine *machine, uint64_t id, const json_t *meta, struct retention_state *state)
 {
 	const char *kind = json_string_value(json_object_get(meta, "kind"));
@@ -188,7 +189,6 @@ static void describe(const struct machine *machine, uint64_t id, const json_t *m
 	state->pinned = (machine->state.undo.rollback_to && id >= machine->state.undo.rollback_to) ||
 			(!state->discarded && (json_is_true(undo_log_marked(log, id, "pinned")) ||
 					       id == machine->state.rollback_from || machine->state.status == STATE_ROLLED_BACK));
-	state->used = undo_log_state_used(log, id);
 }
 
 /* All states of a machine, the present one last; NULL: no memory. */
@@ -196,6 +196,7 @@ static struct retention_state *states_of(const struct thin *thin, const struct m
 {
 	const struct undo_chain *chain = &machine->log.chain;
 	struct retention_state *states = calloc(chain->count + 1, sizeof(*states));
+	uint64_t oldest;
 
 	if (!states)
 		return NULL;
@@ -205,6 +206,9 @@ static struct retention_state *states_of(const struct thin *thin, const struct m
 	}
 	describe(machine, machine->state.number, machine->state.now, &states[chain->count]);
 	*count = chain->count + 1;
+	if (undo_log_used(&machine->log, &oldest))
+		for (size_t i = 0; i < *count; i++)
+			states[i].used = states[i].id >= oldest && undo_log_state_used(&machine->log, states[i].id);
 	retention_decide(policy(thin), util_wall_ms(), states, *count);
 	return states;
 }
@@ -249,7 +253,7 @@ static bool may_drop(const struct machine *machine)
 		return false;
 	entry = &machine->log.chain.entries[0];
 	describe(machine, entry->base, entry->meta, &state);
-	return !state.pinned && !state.used;
+	return !state.pinned && !undo_log_state_used(&machine->log, entry->base);
 }
 
 static struct machine *oldest(const struct thin *thin)
@@ -340,20 +344,31 @@ static bool short_of_space(const struct thin *thin)
 	return (uint64_t)st.f_bavail * st.f_frsize < reserve;
 }
 
+static bool over_limit(const struct thin *thin)
+{
+	uint64_t used = used_bytes(thin), most = policy(thin)->max_bytes;
+
+	return (most && used > most) || (used && short_of_space(thin));
+}
+
+bool machine_log_paused(struct machine *machine)
+{
+	struct thin *thin = machine->server->thin;
+
+	if (!policy(thin)->pause_when_full || !over_limit(thin))
+		return false;
+	alert(thin, "retention volume %s: space is short: replication of %s is paused, as the policy says", thin->server->config.retention,
+	      machine->name);
+	return true;
+}
+
 static void limit_space(struct thin *thin)
 {
-	const struct retention_policy *p = policy(thin);
-
-	if (!thin->server->config.retention)
+	if (!thin->server->config.retention || policy(thin)->pause_when_full)
 		return;
+	while (over_limit(thin)) {
+		struct machine *victim = oldest(thin);
 
-	for (;;) {
-		uint64_t used = used_bytes(thin);
-		struct machine *victim;
-
-		if (p->pause_when_full || !((p->max_bytes && used > p->max_bytes) || (used && short_of_space(thin))))
-			return;
-		victim = oldest(thin);
 		if (!victim || drop_guarded(victim, "space is short"))
 			return;
 		thin->dropped++;
@@ -371,17 +386,16 @@ int thin_child(int argc, char **argv)
 	CLEANUP_FD int dir = -1;
 	int r;
 
-	if (argc != 4 || strlen(argv[1]) != 2 * UNDO_UUID_BYTES)
+	if (argc != 5 || !undo_uuid_parse(argv[1], log))
 		return 64;
-	for (size_t i = 0; i < UNDO_UUID_BYTES; i++)
-		if (sscanf(argv[1] + 2 * i, "%2hhx", &log[i]) != 1)
-			return 64;
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (getppid() != (pid_t)strtol(argv[4], NULL, 10))
+		return 1; /* it was killed before that */
 	if (setpriority(PRIO_PROCESS, 0, MERGE_NICE))
 		log_debug("merge: cannot lower its priority: %s", strerror(errno));
 	dir = open(argv[0], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	r = dir < 0 ? -errno :
-		      merge_layers(dir, log, strtoull(argv[2], NULL, 10), strtoull(argv[3], NULL, 10), NULL, NULL, error,
+		      merge_layers(dir, log, strtoull(argv[2], NULL, 10), strtoull(argv[3], NULL, 10), NULL, error,
 				   sizeof(error));
 	if (!r)
 		return 0;
@@ -391,17 +405,17 @@ int thin_child(int argc, char **argv)
 
 static int spawn(struct thin *thin, const struct machine *machine, uint64_t base, uint64_t last)
 {
-	char log[2 * UNDO_UUID_BYTES + 1], from[24], to[24];
+	char log[UNDO_UUID_TEXT], from[24], to[24], parent[24];
 	char *argv[] = { (char[]){ "reprotect-master-target" }, (char[]){ "--merge" }, (char *)(uintptr_t)machine->log.path, log, from,
-			 to, NULL };
+			 to, parent, NULL };
 	posix_spawnattr_t attributes;
 	sigset_t none;
 	int r;
 
-	for (size_t i = 0; i < UNDO_UUID_BYTES; i++)
-		snprintf(log + 2 * i, 3, "%02x", machine->log.uuid[i]);
+	undo_uuid_text(machine->log.uuid, log);
 	snprintf(from, sizeof(from), "%" PRIu64, base);
 	snprintf(to, sizeof(to), "%" PRIu64, last);
+	snprintf(parent, sizeof(parent), "%d", (int)getpid());
 	sigemptyset(&none);
 	posix_spawnattr_init(&attributes);
 	posix_spawnattr_setsigmask(&attributes, &none);
@@ -409,14 +423,6 @@ static int spawn(struct thin *thin, const struct machine *machine, uint64_t base
 	r = posix_spawn(&thin->merging.pid, "/proc/self/exe", NULL, &attributes, argv, environ);
 	posix_spawnattr_destroy(&attributes);
 	return -r;
-}
-
-static struct undo_entry *entry_of(struct undo_log *log, uint64_t base)
-{
-	for (size_t i = 0; i < log->chain.count; i++)
-		if (log->chain.entries[i].base == base)
-			return &log->chain.entries[i];
-	return NULL;
 }
 
 /* The new file is there under its temporary name: put it in place. */
@@ -430,7 +436,7 @@ static int adopt(struct machine *machine, uint64_t base, uint64_t last)
 
 	undo_layer_name(name, base, last);
 	snprintf(temporary, sizeof(temporary), "%s.tmp", name);
-	if (!entry_of(log, base)) /* dropped meanwhile */
+	if (!undo_log_entry(log, base)) /* dropped meanwhile */
 		return undo_unlink(log->dir, temporary);
 	r = undo_rename(log->dir, temporary, name);
 	if (!r)
@@ -501,7 +507,7 @@ static bool begin_merge(struct thin *thin, struct machine *machine, const struct
 	struct retention_merge merge;
 	int r;
 
-	if (merging->pid || merging->ready || util_now_ms() < merging->not_before_ms || !retention_next_merge(states, count, false, &merge))
+	if (merging->pid || merging->ready || util_now_ms() < merging->not_before_ms || !retention_next_merge(states, count, &merge))
 		return false;
 	merging->base = entries[merge.first].base;
 	merging->last = entries[merge.first + merge.count - 1].last;

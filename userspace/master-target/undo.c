@@ -831,20 +831,21 @@ static int write_head(struct undo *undo, const json_t *meta)
 	CLEANUP_FREE char *text = meta ? json_dumps(meta, JSON_COMPACT) : strdup("{}");
 	CLEANUP_FREE char *block = NULL;
 	struct undo_head head = { .base = undo->base, .last = undo->last };
+	size_t bytes;
 
 	if (!text)
 		return -ENOMEM;
 	head.meta_bytes = (uint32_t)strlen(text);
-	undo->head_bytes = undo_head_room(head.meta_bytes);
-	head.batches_at = (uint32_t)undo->head_bytes;
+	bytes = undo_head_room(head.meta_bytes);
+	head.batches_at = (uint32_t)bytes;
 	memcpy(head.log, undo->log->uuid, sizeof(head.log));
-	block = io_buffer_alloc(undo->head_bytes);
+	block = io_buffer_alloc(bytes);
 	if (!block)
 		return -ENOMEM;
-	memset(block, 0, undo->head_bytes);
+	memset(block, 0, bytes);
 	undo_head_encode(&head, text, block);
-	undo->at = undo->head_bytes;
-	return undo_pwrite(undo->fd, block, undo->head_bytes, 0);
+	undo->at = bytes;
+	return undo_pwrite(undo->fd, block, bytes, 0);
 }
 
 int undo_open(struct undo *undo, uint64_t base, uint64_t last, const json_t *meta)
@@ -915,13 +916,4 @@ bool undo_save(struct undo *undo, struct target *target, uint64_t offset, uint64
 		arm(undo);
 	turn(undo);
 	return false;
-}
-
-size_t undo_memory(const struct undo *undo)
-{
-	size_t bytes = undo->chunk_slots * sizeof(*undo->chunks) + undo->record_slots * sizeof(*undo->records);
-
-	for (unsigned i = 0; i < UNDO_BATCHES; i++)
-		bytes += sizeof(undo->batches[i]) + (undo->batches[i].data ? UNDO_BATCH_BYTES : 0);
-	return bytes;
 }

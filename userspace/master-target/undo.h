@@ -70,7 +70,6 @@ struct undo {
 	sd_event_source *idle;
 	int fd, error;
 	uint64_t base, last;
-	size_t head_bytes;
 	uint64_t at, allocated;			      /* in the file */
 	struct undo_batch_buffer *batches;	      /* ring of UNDO_BATCHES */
 	uint64_t filling, finished, written, durable; /* numbers of batches: being filled; handed to be written; all written below; all durable below */
@@ -119,7 +118,5 @@ void undo_abandon(struct undo *undo);
 bool undo_quiet(const struct undo *undo);
 /** undo_failed - the layer cannot be gone on with: it has to be undone */
 bool undo_failed(const struct undo *undo);
-/** undo_memory - bytes that it takes now */
-size_t undo_memory(const struct undo *undo);
 
 #endif

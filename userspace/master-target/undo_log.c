@@ -160,7 +160,22 @@ void undo_log_committed(struct undo_log *log, uint64_t committed)
 
 void undo_log_undone(struct undo_log *log)
 {
-	publish(log);
+	struct undo_entry *open = &log->chain.open;
+	char name[UNDO_NAME_BYTES];
+
+	undo_layer_name(name, open->base, open->last);
+	json_decref(open->meta);
+	memset(open, 0, sizeof(*open));
+	publish(log);		     /* first, so that nobody looks for the file */
+	undo_unlink(log->dir, name); /* else it is a stray, and goes at the next start */
+}
+
+struct undo_entry *undo_log_entry(const struct undo_log *log, uint64_t base)
+{
+	for (size_t i = 0; i < log->chain.count; i++)
+		if (log->chain.entries[i].base == base)
+			return &log->chain.entries[i];
+	return NULL;
 }
 
 void undo_log_forsake(struct undo_log *log)
@@ -195,11 +210,10 @@ int undo_log_drop(struct undo_log *log)
 int undo_log_merged(struct undo_log *log, const struct undo_entry *entry)
 {
 	struct undo_chain *chain = &log->chain;
-	size_t first = 0, end;
+	const struct undo_entry *oldest = undo_log_entry(log, entry->base);
+	size_t first = oldest ? (size_t)(oldest - chain->entries) : chain->count, end;
 	int r = 0;
 
-	while (first < chain->count && chain->entries[first].base != entry->base)
-		first++;
 	for (end = first; end < chain->count && chain->entries[end].last != entry->last;)
 		end++;
 	if (end == chain->count)

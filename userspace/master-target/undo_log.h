@@ -60,13 +60,15 @@ void undo_log_close(struct undo_log *log);
 int undo_log_sealed(struct undo_log *log, const struct undo_entry *entry);
 /** undo_log_committed - the disks are in state @committed without a layer to the one before (then older ones are lost) */
 void undo_log_committed(struct undo_log *log, uint64_t committed);
-/** undo_log_undone - the layer that was open is undone and gone: tell readers */
+/** undo_log_undone - nothing needs the layer in chain.open any more: tell readers, remove it */
 void undo_log_undone(struct undo_log *log);
 /**
  * undo_log_forsake - the disks are about to be written without a layer: whoever reads a state gets an error from now on, until
  * undo_log_committed()
  */
 void undo_log_forsake(struct undo_log *log);
+/** undo_log_entry - the layer that leads back to state @base, or NULL */
+struct undo_entry *undo_log_entry(const struct undo_log *log, uint64_t base);
 /** undo_log_drop - remove the oldest layer: state chain.entries[0].base can no longer be had. 0 or negative errno */
 int undo_log_drop(struct undo_log *log);
 /**
