@@ -25,6 +25,7 @@
  * @source_bytes: its size; @bytes: the target's own
  * @align: what offsets and lengths of direct I/O are multiples of
  * @unsynced: written to since the last flush began
+ * @data_from, @data_end: of an image file, no hole lay between them when it was last looked at (undo.c)
  */
 struct target {
 	char name[STATE_NAME_BYTES];
@@ -37,6 +38,7 @@ struct target {
 	uint32_t align;
 	uint64_t source_bytes;
 	uint64_t bytes;
+	uint64_t data_from, data_end;
 	struct stat st;
 	json_t *identity;
 };

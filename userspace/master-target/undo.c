@@ -286,17 +286,22 @@ static uint64_t take_content(struct undo_batch_buffer *batch, struct target *tar
 }
 
 /* How far from @offset the target is known to be zero without reading: a hole of an image file. */
-static uint64_t known_zero(const struct target *target, uint64_t offset, uint64_t end)
+static uint64_t known_zero(struct target *target, uint64_t offset, uint64_t end)
 {
-	off_t data;
+	off_t data, hole;
 
-	if (target->block)
+	/* What was data may be a hole by now, which only means to read zeros; the reverse would lose content. */
+	if (target->block || (offset >= target->data_from && offset < target->data_end))
 		return 0;
 	data = lseek(target->fd, (off_t)offset, SEEK_DATA);
 	if (data < 0)
 		return errno == ENXIO ? end - offset : 0;
-	if ((uint64_t)data <= offset)
+	if ((uint64_t)data <= offset) {
+		hole = lseek(target->fd, (off_t)offset, SEEK_HOLE);
+		target->data_from = offset;
+		target->data_end = hole < 0 ? offset : (uint64_t)hole;
 		return 0;
+	}
 	return (uint64_t)data >= end ? end - offset : ((uint64_t)data - offset) / UNDO_BLOCK * UNDO_BLOCK;
 }
 
@@ -329,7 +334,7 @@ static void chunk_claim(struct undo_chunk *chunk, uint64_t offset, uint64_t byte
  */
 static int claim(struct undo *undo, struct undo_wait *wait)
 {
-	const struct target *target = wait->target;
+	struct target *target = wait->target;
 
 	while (wait->cursor < wait->end) {
 		struct undo_chunk *chunk = chunk_get(undo, target->id, wait->cursor);
@@ -356,7 +361,7 @@ static int claim(struct undo *undo, struct undo_wait *wait)
 			bytes = zero;
 			record_add(batch, target->id, wait->cursor, (uint32_t)bytes, 0, UNDO_ZERO);
 		} else if (batch->count < UNDO_BATCH_RECORDS) {
-			bytes = take_content(batch, wait->target, wait->cursor, bytes);
+			bytes = take_content(batch, target, wait->cursor, bytes);
 		} else {
 			bytes = 0;
 		}
