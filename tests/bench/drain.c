@@ -25,6 +25,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "../random.h"
 #include "util.h"
 
 #define DEADLINE_MS 300000
@@ -36,15 +37,6 @@ static int fail(const char *what)
 	return 1;
 }
 
-/* The same changes in every run: xorshift from a fixed seed. */
-static uint64_t next_random(uint64_t *state)
-{
-	*state ^= *state << 13;
-	*state ^= *state >> 7;
-	*state ^= *state << 17;
-	return *state;
-}
-
 /*
  * One granule at random out of each of @count equal parts of the disk, so that no granule is
  * drawn twice and neighbours seldom touch.
@@ -52,7 +44,7 @@ static uint64_t next_random(uint64_t *state)
 static int mark(const char *path, const char *count_text, uint64_t size_bytes)
 {
 	CLEANUP_FILE FILE *file = fopen(path, "ae");
-	uint64_t state = 88172645463325252ull, count, granules = size_bytes / GRANULE;
+	uint64_t state = RANDOM_SEED, count, granules = size_bytes / GRANULE;
 
 	if (!file)
 		return -1;

@@ -39,6 +39,7 @@
 
 #include <jansson.h>
 
+#include "../random.h"
 #include "util.h"
 #include "wire.h"
 
@@ -76,14 +77,6 @@ static void __attribute__((format(printf, 1, 2), noreturn)) die(const char *form
 	va_end(args);
 	fputc('\n', stderr);
 	exit(1);
-}
-
-static uint64_t next_random(uint64_t *state) /* xorshift */
-{
-	*state ^= *state << 13;
-	*state ^= *state >> 7;
-	*state ^= *state << 17;
-	return *state;
 }
 
 static void *get(size_t bytes)

@@ -15,19 +15,12 @@
 
 #include <jansson.h>
 
+#include "../random.h"
 #include "../unit/undo_build.h"
 #include "util.h"
 
 #define DISK 1u
 #define RECORD 4096u
-
-static uint64_t next_random(uint64_t *state) /* xorshift */
-{
-	*state ^= *state << 13;
-	*state ^= *state >> 7;
-	*state ^= *state << 17;
-	return *state;
-}
 
 static int fail(const char *what, const char *why)
 {
@@ -56,7 +49,7 @@ static void choose(struct build_record *records, size_t count, uint64_t size_byt
 
 int main(int argc, char **argv)
 {
-	uint64_t random = 88172645463325252ull, number, epoch, size_bytes;
+	uint64_t random = RANDOM_SEED, number, epoch, size_bytes;
 	uint8_t log[UNDO_UUID_BYTES], content[RECORD];
 	struct build_record *records;
 	json_t *undo, *now;

@@ -33,7 +33,6 @@ export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=1}
 
 # shellcheck source=tests/e2e/lib/tap.sh
 . tests/e2e/lib/tap.sh
-is() { if [ "$2" = "$3" ]; then ok "$1"; else not_ok "$1"; echo "# $2, not $3"; fi; }
 # fails NAME PATTERN COMMAND...: it does, and says so
 fails() {
 	local name=$1 pattern=$2

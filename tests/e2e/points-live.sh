@@ -32,7 +32,6 @@ trap 'exit 143' TERM HUP
 # shellcheck source=tests/e2e/lib/tap.sh
 . tests/e2e/lib/tap.sh
 LOGS=("$T/mt.log")
-is() { if [ "$2" = "$3" ]; then ok "$1"; else not_ok "$1"; echo "# $2, not $3"; fi; }
 until_() { for _ in $(seq 200); do "$@" >/dev/null 2>&1 && return 0; sleep 0.05; done; echo "never: $*"; return 1; }
 
 mkdir "$T/retention"

@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../random.h"
 #include "undo_map.h"
 #include "util.h"
 
@@ -24,14 +25,11 @@
 #define SECTOR 512u
 
 static unsigned rounds = 1500;
-static uint64_t random_state = 88172645463325252ull;
+static uint64_t random_state = RANDOM_SEED;
 
 static uint32_t random_below(uint32_t limit)
 {
-	random_state ^= random_state << 13;
-	random_state ^= random_state >> 7;
-	random_state ^= random_state << 17;
-	return (uint32_t)((random_state >> 11) % limit);
+	return (uint32_t)((next_random(&random_state) >> 11) % limit);
 }
 
 /* For each sector: the record that counts, and which of its sectors it is. */

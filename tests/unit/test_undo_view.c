@@ -21,6 +21,7 @@
 #include <sys/resource.h>
 #include <sys/wait.h>
 
+#include "../random.h"
 #include "io.h"
 #include "log.h"
 #include "tests/unit/undo_build.h"
@@ -39,14 +40,11 @@
 
 static const uint8_t log_uuid[UNDO_UUID_BYTES] = "a log's own uuid";
 static unsigned steps = 6000;
-static uint64_t random_state = 88172645463325252ull;
+static uint64_t random_state = RANDOM_SEED;
 
 static uint32_t random_below(uint32_t limit)
 {
-	random_state ^= random_state << 13;
-	random_state ^= random_state >> 7;
-	random_state ^= random_state << 17;
-	return (uint32_t)((random_state >> 11) % limit);
+	return (uint32_t)((next_random(&random_state) >> 11) % limit);
 }
 
 /* struct state - content of the disks; @changed: sectors that the layer to the next one has */

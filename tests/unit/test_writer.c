@@ -15,6 +15,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "../random.h"
 #include "userspace/master-target/writer.h"
 #include "util.h"
 
@@ -30,14 +31,6 @@ static void on_failed(void *user, const struct target *target, const char *actio
 	fail_msg("a write failed: %s", strerror(-error));
 }
 static void on_wake(void *user) { (void)user; }
-
-static uint64_t next_random(uint64_t *state) /* xorshift */
-{
-	*state ^= *state << 13;
-	*state ^= *state >> 7;
-	*state ^= *state << 17;
-	return *state;
-}
 
 struct range {
 	unsigned target;
@@ -75,7 +68,7 @@ static void test_overlaps(void **user)
 	struct pool_client client = { .wake = on_wake };
 	struct writer writer = { .client = &client, .progress = on_progress, .failed = on_failed };
 	struct range ranges[WRITES];
-	uint64_t random = 88172645463325252ull;
+	uint64_t random = RANDOM_SEED;
 	sd_event *event;
 	unsigned met = 0, count = 0;
 

@@ -13,6 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "process_start.h"
 #include "util.h"
 
 struct child {
@@ -126,16 +127,7 @@ static int on_time(sd_event_source *source, uint64_t usec, void *user)
 static void __attribute__((noreturn)) run(int output, char *const *argv, char *const *environment,
 					  int (*function)(void *argument), void *argument)
 {
-	int null = open("/dev/null", O_RDONLY);
-	sigset_t none;
-
-	setpgid(0, 0);
-	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
-	signal(SIGPIPE, SIG_DFL);
-	if (null < 0 || dup2(null, 0) < 0 || dup2(output, 1) < 0 || dup2(output, 2) < 0)
-		_exit(126);
-	close_range(3, ~0u, 0);
+	process_start(output);
 	if (function)
 		_exit(function(argument));
 	if (!argv)

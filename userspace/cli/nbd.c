@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "run.h"
+#include "module_load.h"
 #include "util.h"
 
 #define CLIENT_MS 30000u
@@ -27,23 +28,14 @@ static bool there(void)
 static int load(void)
 {
 	struct kmod_ctx *context = kmod_new(NULL, NULL);
-	struct kmod_list *list = NULL, *item;
-	int rc = context ? kmod_module_new_from_lookup(context, "nbd", &list) : -ENOMEM;
+	int rc;
 
-	if (!rc && !list)
-		rc = -ENOENT;
-	if (context)
-		kmod_set_log_priority(context, 0); /* what is to be said is said here */
-	kmod_list_foreach(item, list) {
-		struct kmod_module *module = kmod_module_get_module(item);
-
-		if (!rc)
-			rc = kmod_module_probe_insert_module(module, 0, NULL, NULL, NULL, NULL);
-		kmod_module_unref(module);
-	}
-	kmod_module_unref_list(list);
+	if (!context)
+		return -ENOMEM;
+	kmod_set_log_priority(context, 0); /* what is to be said is said here */
+	rc = module_load(context, "nbd");
 	kmod_unref(context);
-	return rc > 0 ? -EPERM : rc; /* above 0: a blacklist stands against it */
+	return rc;
 }
 
 int nbd_ready(char *error, size_t error_bytes)

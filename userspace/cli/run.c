@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "process_start.h"
 #include "util.h"
 
 #define SEARCH_MORE "/usr/sbin:/sbin" /* sudo and cron leave these out */
@@ -91,13 +92,7 @@ char *run_last_line(char *output)
 
 static void __attribute__((noreturn)) become(const char *path, const char *const *argv, const char *environment, int output)
 {
-	int null = open("/dev/null", O_RDONLY);
-	sigset_t none;
-
-	setpgid(0, 0);
-	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
-	signal(SIGPIPE, SIG_DFL);
+	process_start(output);
 	if (environment) {
 		CLEANUP_FREE char *copy = strdup(environment);
 		char *value = copy ? strchr(copy, '=') : NULL;
@@ -109,9 +104,8 @@ static void __attribute__((noreturn)) become(const char *path, const char *const
 			_exit(126);
 	}
 	/* What it says is looked at: not in another language. */
-	if (setenv("LC_ALL", "C", 1) < 0 || null < 0 || dup2(null, 0) < 0 || dup2(output, 1) < 0 || dup2(output, 2) < 0)
+	if (setenv("LC_ALL", "C", 1) < 0)
 		_exit(126);
-	close_range(3, ~0u, 0);
 	execv(path, (char *const *)argv);
 	dprintf(2, "%s: cannot run: %s\n", path, strerror(errno));
 	_exit(127);

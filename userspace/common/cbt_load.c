@@ -4,6 +4,7 @@
  * of a failure says what stands in the way (signature, other kernel, not installed, rights).
  */
 #include "cbt.h"
+#include "module_load.h"
 
 #include <errno.h>
 #include <libkmod.h>
@@ -40,24 +41,6 @@ static int load_path(struct kmod_ctx *context, const char *path)
 	return error;
 }
 
-static int load_name(struct kmod_ctx *context)
-{
-	struct kmod_list *list = NULL, *item;
-	int error = kmod_module_new_from_lookup(context, BLKCBT_GENL_NAME, &list);
-
-	if (!error && !list)
-		error = -ENOENT;
-	kmod_list_foreach(item, list) {
-		struct kmod_module *module = kmod_module_get_module(item);
-
-		if (!error)
-			error = kmod_module_probe_insert_module(module, 0, NULL, NULL, NULL, NULL);
-		kmod_module_unref(module);
-	}
-	kmod_module_unref_list(list);
-	return error;
-}
-
 /* In the kernel already, however it came there: then nothing on disk matters. */
 static bool loaded(struct kmod_ctx *context)
 {
@@ -83,7 +66,7 @@ int cbt_load(const char *path, char *error_text, size_t error_bytes)
 		return -ENOMEM;
 	}
 	kmod_set_log_priority(context, 0); /* what is to be said is said here */
-	error = loaded(context) ? 0 : path ? load_path(context, path) : load_name(context);
+	error = loaded(context) ? 0 : path ? load_path(context, path) : module_load(context, BLKCBT_GENL_NAME);
 	kmod_unref(context);
 	if (error == -EEXIST)
 		error = 0;

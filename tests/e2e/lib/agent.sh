@@ -17,7 +17,7 @@
 #   point, until_point            the same of the master target's status; consistent: both say so, and nothing is dirty
 #   script NAME <BODY             of an application, in its folder; $LOG is for it
 #   w DISK OFFSET BYTES           a write to $T/DISK, as the kernel would track it; mark: only that
-#   is|isnt NAME GOT WANTED       results, besides those of tap.sh; no_reports comes before done_testing
+#   no_reports                    before done_testing
 
 AGENT=${AGENT:-build/test/reprotect-agent-asan}
 CLI=${CLI:-build/test/reprotect-asan}
@@ -38,9 +38,6 @@ end_all() {
 # shellcheck source=tests/e2e/lib/tap.sh
 . tests/e2e/lib/tap.sh
 LOGS=("$T/agent.log" "$T/mt.log")
-# What $T/out says is kept for says.
-is() { if [ "$2" = "$3" ]; then ok "$1"; else not_ok "$1"; echo "# $2, not $3"; fi; }
-isnt() { if [ "$2" != "$3" ]; then ok "$1"; else not_ok "$1"; fi; }
 # none PATTERN FILE: no line of it matches; those that do are shown
 none() { ! grep -E "$1" "$2"; }
 # For the end: the agent's own complaints.

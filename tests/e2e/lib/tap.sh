@@ -5,6 +5,7 @@
 #
 #   ok NAME, not_ok NAME [FILE], skip NAME WHY
 #   check NAME COMMAND...           the command succeeds
+#   is|isnt NAME GOT WANTED         what $T/out says is kept for says
 #   says NAME PATTERN [FILE]        the file, default what the last check's command printed, has such a line
 #   done_testing                    is the last
 #
@@ -24,5 +25,7 @@ not_ok() {
 }
 skip() { N=$((N + 1)); echo "ok $N - $1 # SKIP $2"; }
 check() { local name=$1; shift; if "$@" >"$T/out" 2>&1; then ok "$name"; else not_ok "$name"; fi; }
+is() { if [ "$2" = "$3" ]; then ok "$1"; else not_ok "$1"; echo "# $2, not $3"; fi; }
+isnt() { if [ "$2" != "$3" ]; then ok "$1"; else not_ok "$1"; fi; }
 says() { if grep -qE -- "$2" "${3:-$T/out}"; then ok "$1"; else not_ok "$1" "${3:-$T/out}"; fi; }
 done_testing() { echo "1..$N"; [ "$FAILED" = 0 ]; }
