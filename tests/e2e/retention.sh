@@ -260,6 +260,7 @@ check "to an older point, from there" rollback "@${AT[first]}"
 check "the disks are as they were" as first
 check "to a newer one, by number" rollback "#${ID[twin2]}"
 check "the disks are as they were" as twin2
+fails "there is none to stop" 'no rollback is under way' mt points rollback testvm --stop
 check "taken back" rollback undo
 check "the disks are as before it" as first
 check "and to the latest" rollback latest

@@ -206,7 +206,7 @@ static void progress(void **state)
 		{ "{\"rollback\":{\"state\":\"waiting\"},\"failing\":{\"message\":\"no\\nroom\"}}",
 		  "waiting for what is under way to end: no?room" },
 		{ "{\"rollback\":{\"state\":\"undoing\",\"done_bytes\":0,\"total_bytes\":4096,\"rate_bytes_per_second\":0,\"eta_ms\":0}}",
-		  "undoing an incomplete epoch  [------------------------------]   0 %  0 B of 4 KiB, 0 B/s" },
+		  "undoing what was not completed  [------------------------------]   0 %  0 B of 4 KiB, 0 B/s" },
 		{ "{\"rollback\":{\"state\":\"done\"}}", "done" },
 		{ "{\"rollback\":{\"state\":\"failed\",\"error\":{\"message\":\"disk x: \\u001bgone\"}}}", "failed: disk x: ?gone" },
 	};
@@ -441,6 +441,26 @@ static void a_rollback_that_fails(void **state)
 	stage_down(&stage);
 }
 
+static void a_rollback_is_stopped(void **state)
+{
+	CLEANUP_FREE char *out = NULL, *asked = NULL, *late = NULL;
+	struct stage stage;
+
+	(void)state;
+	stage_up(&stage, WORDS("restoring", "undoing", "stopped"), ROLLED);
+	assert_int_equal(run(&stage, command_points_rollback, (struct cli_options){ .stop = true }, WORDS("web"), &out), CLI_OK);
+	assert_non_null(strstr(out, "undoing what was not completed"));
+	assert_non_null(strstr(out, "as they were before it"));
+	assert_null(strstr(out, "take it back:"));
+	asked = content(stage.log);
+	assert_ptr_equal(strstr(asked, "{\"command\":\"rollback-stop\",\"machine\":\"web\"}\n"), asked);
+	stage_down(&stage);
+	stage_up(&stage, WORDS("restoring", "done"), ROLLED);
+	assert_int_equal(run(&stage, command_points_rollback, (struct cli_options){ .stop = true }, WORDS("web"), &late), CLI_FAILED);
+	assert_null(strstr(late, "as they were before it"));
+	stage_down(&stage);
+}
+
 /* The master target was killed, did the rest when it was started again, and nobody asked meanwhile. */
 static void a_rollback_that_ended_unseen(void **state)
 {
@@ -558,6 +578,7 @@ int main(void)
 		cmocka_unit_test(a_long_list_is_fetched_whole),
 		cmocka_unit_test(a_rollback_is_followed_to_its_end),
 		cmocka_unit_test(a_rollback_that_fails),
+		cmocka_unit_test(a_rollback_is_stopped),
 		cmocka_unit_test(a_rollback_that_ended_unseen),
 		cmocka_unit_test(nothing_is_done_unasked),
 		cmocka_unit_test(what_is_asked),

@@ -93,6 +93,14 @@ json_t *machine_rollback_estimate(struct machine *machine, uint64_t id, struct f
 	return json_pack("{s:I}", "bytes", (json_int_t)id * 1000);
 }
 
+int machine_rollback_stop(struct machine *machine, struct fault *fault)
+{
+	if (world.refuse)
+		return fault_set(fault, -1, "no-rollback", true, "look", "machine %s: no rollback is under way", machine->name);
+	world.rollback_state = "undoing";
+	return 0;
+}
+
 json_t *machine_rollback_json(const struct machine *machine)
 {
 	(void)machine;

@@ -266,12 +266,86 @@ static void test_rollback_that_cannot_be_recorded(void **user)
 	world_end();
 }
 
+static void until_settled(void)
+{
+	struct machine *m = world.machine;
+
+	for (uint64_t until = util_now_ms() + 10000; !settled() && util_now_ms() < until;)
+		turn_event();
+	assert_true(settled() && !m->state.undo.rollback_to && !m->state.undo.open && !m->state.between);
+}
+
+/* After each number of turns of the loop: stopped, and the disks as they were, or at its end. */
+static void test_rollback_that_is_stopped(void **user)
+{
+	struct machine *m;
+	struct fault fault = { 0 };
+	unsigned stopped = 0;
+
+	(void)user;
+	begin_two_points();
+	assert_true(world_epoch());
+	world_disconnect();
+	m = world.machine;
+	assert_int_equal(machine_rollback_stop(m, &fault), -1);
+	assert_string_equal(fault.code, "no-rollback");
+	for (unsigned turns = 0;; turns++) {
+		assert_int_equal(machine_rollback(m, world.known[0].id, &fault), 0);
+		for (unsigned i = 0; i < turns && m->state.undo.rollback_to; i++)
+			turn_event();
+		if (!m->state.undo.rollback_to || machine_rollback_stop(m, &fault))
+			break;
+		until_settled();
+		assert_string_equal(m->job.last, "stopped");
+		assert_false(m->failing);
+		check_all(1);
+		stopped++;
+	}
+	until_settled();
+	assert_string_equal(m->job.last, "done");
+	known_add(m->state.number, world.known[0].epoch, &world.known[0].content);
+	check_all(1);
+	assert_true(stopped > 1);
+	printf("stopped at %u moments\n", stopped);
+	world_end();
+}
+
+/* It waits until an epoch that was being written is undone. */
+static void test_rollback_that_is_stopped_before_it_begins(void **user)
+{
+	struct machine *m;
+	struct fault fault = { 0 };
+
+	(void)user;
+	begin_two_points();
+	assert_true(world_epoch());
+	world_write(0, 8192, 20480, 63);
+	world_connect();
+	world.acks = world.faults = 0;
+	send_begin(0, 100);
+	while (!undo_is_open(&world.machine->undo) && !world.faults)
+		turn_event();
+	world_disconnect();
+	m = world.machine;
+	assert_int_equal(machine_rollback(m, world.known[0].id, &fault), 0);
+	assert_int_equal(m->job.kind, JOB_UNDO);
+	assert_int_equal(machine_rollback_stop(m, &fault), 0);
+	until_settled();
+	assert_string_equal(m->job.last, "stopped");
+	check_all(1);
+	assert_true(world_epoch());
+	check_all(1);
+	world_end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = { cmocka_unit_test(test_apply), cmocka_unit_test(test_rollback),
 					    cmocka_unit_test(test_merge),
 					    cmocka_unit_test(test_epoch_that_cannot_be_recorded),
-					    cmocka_unit_test(test_rollback_that_cannot_be_recorded) };
+					    cmocka_unit_test(test_rollback_that_cannot_be_recorded),
+					    cmocka_unit_test(test_rollback_that_is_stopped),
+					    cmocka_unit_test(test_rollback_that_is_stopped_before_it_begins) };
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -116,6 +116,7 @@ static const struct {
 	{ TAKES_FAILBACK,
 	  { "timeout", OPTION_TIMEOUT, "TIME", 0, "Give up after TIME, e.g. 30min (default 2h)", 0 } },
 	{ TAKES_FAILBACK, { "thaw", OPTION_THAW, NULL, 0, "Thaw the filesystems at the end", 0 } },
+	{ TAKES_ROLLBACK, { "stop", OPTION_STOP, NULL, 0, "Stop the one that is under way, and undo what it did", 0 } },
 	{ TAKES_FAILBACK, { "stop", OPTION_STOP, NULL, 0, "Stop the failback that is under way", 0 } },
 	{ TAKES_TAG, { "name", OPTION_NAME, "NAME", 0, "Name of the recovery point (default: kind and time)", 0 } },
 	{ TAKES_TAG | TAKES_SNAPSHOT,

@@ -244,7 +244,7 @@ enum cli_exit command_points_discard(const struct cli_options *options)
 
 /* ---- rollback --------------------------------------------------------------- */
 
-#define ROLLBACK_USAGE "reprotect points rollback MACHINE POINT [--yes] [--no-wait], or MACHINE --status"
+#define ROLLBACK_USAGE "reprotect points rollback MACHINE POINT [--yes] [--no-wait], or MACHINE --status, or MACHINE --stop"
 
 static volatile sig_atomic_t interrupted;
 
@@ -285,18 +285,23 @@ static void show(const json_t *answer, char *last_state, size_t last_bytes)
 	snprintf(last_state, last_bytes, "%s", state);
 }
 
+/* @point: or NULL: it was to be stopped. */
 static enum cli_exit finish(const struct cli_options *options, const json_t *answer, const json_t *point)
 {
 	const json_t *rollback = json_object_get(answer, "rollback"), *error = json_object_get(rollback, "error");
-	bool done = !strcmp(cli_text(rollback, "state"), "done");
+	bool done = !strcmp(cli_text(rollback, "state"), point ? "done" : "stopped");
 
 	if (!options->json && isatty(STDOUT_FILENO))
 		putchar('\n');
 	if (options->json)
 		cli_print_json(answer);
-	if (done && !options->json)
+	if (done && !options->json && point)
 		points_print_done(answer, point, stdout);
-	if (!done)
+	else if (done && !options->json)
+		printf("The disks are as they were before it.\n");
+	if (!done && !strcmp(cli_text(rollback, "state"), "done"))
+		cli_error("take it back: reprotect points rollback MACHINE undo", "points rollback --stop: it was done already");
+	else if (!done)
 		cli_error(*cli_text(error, "remedy") ? cli_text(error, "remedy") : "what it did is undone; see: reprotect status",
 			  "points rollback: %s", *cli_text(error, "message") ? cli_text(error, "message") : "failed");
 	return done ? CLI_OK : CLI_FAILED;
@@ -307,7 +312,7 @@ static enum cli_exit look(const struct cli_options *options, json_t *answer, con
 {
 	uint64_t id = cli_number(point, "id");
 
-	if (cli_number(answer, "copy_of") == id || cli_number(answer, "present") == id) {
+	if (point && (cli_number(answer, "copy_of") == id || cli_number(answer, "present") == id)) {
 		json_object_set_new(json_object_get(answer, "rollback"), "state", json_string("done"));
 		return finish(options, answer, point);
 	}
@@ -335,7 +340,7 @@ static enum cli_exit follow(const struct cli_options *options, const json_t *poi
 				return look(options, answer, point);
 			if (!options->json)
 				show(answer, last_state, sizeof(last_state));
-			if (!strcmp(state, "done") || !strcmp(state, "failed"))
+			if (!strcmp(state, "done") || !strcmp(state, "failed") || !strcmp(state, "stopped"))
 				return finish(options, answer, point);
 		} else if (!rc) {
 			cli_error(cli_text(json_object_get(answer, "error"), "remedy"), "%s",
@@ -347,7 +352,7 @@ static enum cli_exit follow(const struct cli_options *options, const json_t *poi
 			return rc == -ENOENT || rc == -ECONNREFUSED ? CLI_NO_DAEMON : CLI_FAILED;
 		}
 		if (interrupted) {
-			fprintf(talk_to(options), "%sThe rollback goes on. See: reprotect points rollback %s --status\n",
+			fprintf(talk_to(options), "%sIt goes on. See: reprotect points rollback %s --status\n",
 				isatty(STDOUT_FILENO) ? "\n" : "", machine);
 			return CLI_FAILED;
 		}
@@ -388,6 +393,19 @@ static enum cli_exit print_status(const struct cli_options *options)
 	return strcmp(cli_text(rollback, "state"), "failed") ? CLI_OK : CLI_FAILED;
 }
 
+static enum cli_exit stop(const struct cli_options *options)
+{
+	CLEANUP_JSON json_t *answer = NULL;
+	enum cli_exit rc;
+
+	if (options->argc != 1) {
+		cli_error(ROLLBACK_USAGE, "points rollback --stop: name one machine");
+		return CLI_USAGE;
+	}
+	rc = cli_call(options, CLI_MASTER_TARGET, points_request("rollback-stop", options->argv[0], NULL), &answer);
+	return rc == CLI_OK ? follow(options, NULL) : rc;
+}
+
 enum cli_exit command_points_rollback(const struct cli_options *options)
 {
 	CLEANUP_JSON json_t *plan = NULL, *answer = NULL;
@@ -399,6 +417,8 @@ enum cli_exit command_points_rollback(const struct cli_options *options)
 
 	if (options->status)
 		return print_status(options);
+	if (options->stop)
+		return stop(options);
 	if (!machine_and_point(options, ROLLBACK_USAGE, point))
 		return CLI_USAGE;
 	request = points_request("rollback", options->argv[0], point);

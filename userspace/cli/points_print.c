@@ -269,13 +269,13 @@ const char *points_progress(const json_t *answer, char *out, size_t out_bytes)
 			 clean(failing, "message", text, sizeof(text)));
 	else if (!strcmp(state, "failed"))
 		snprintf(out, out_bytes, "failed: %s", clean(error, "message", text, sizeof(text)));
-	else if (!strcmp(state, "done"))
-		snprintf(out, out_bytes, "done");
+	else if (!strcmp(state, "done") || !strcmp(state, "stopped"))
+		snprintf(out, out_bytes, "%s", state);
 	else if (!strcmp(state, "undoing") || !strcmp(state, "restoring")) {
 		if (cli_number(rollback, "eta_ms"))
 			format_duration(cli_number(rollback, "eta_ms"), left, sizeof(left));
 		snprintf(out, out_bytes, "%s  %s  %s of %s, %s%s%s%s",
-			 *state == 'u' ? "undoing an incomplete epoch" : "restoring",
+			 *state == 'u' ? "undoing what was not completed" : "restoring",
 			 format_bar(done, total, BAR, bar, sizeof(bar)), conf_format_bytes(done, a, sizeof(a)),
 			 conf_format_bytes(total, b, sizeof(b)),
 			 format_rate(cli_number(rollback, "rate_bytes_per_second"), rate, sizeof(rate)),

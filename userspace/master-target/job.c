@@ -164,13 +164,22 @@ static void rollback_over(struct machine *machine, const struct fault *fault)
 {
 	struct job *job = &machine->job;
 
-	snprintf(job->last, sizeof(job->last), "%s", fault ? "failed" : "done");
+	snprintf(job->last, sizeof(job->last), "%s", !fault ? "done" : job->stopped ? "stopped" : "failed");
 	memset(&job->why, 0, sizeof(job->why));
 	if (fault)
 		job->why = *fault;
+	job->stopped = false;
 }
 
-/* A rollback that cannot be: what it has written is undone next. */
+static const struct fault *stopped_fault(const struct machine *machine, struct fault *fault)
+{
+	fault_set(fault, 0, "stopped", true, "nothing has to be done: what it did is undone",
+		  "machine %s: its rollback was stopped by an operator", machine->name);
+	log_notice("%s", fault->message);
+	return fault;
+}
+
+/* A rollback that cannot be, or is not to be: what it has written is undone next. */
 static void rollback_off(struct machine *machine, const struct fault *fault)
 {
 	struct fault other;
@@ -179,7 +188,10 @@ static void rollback_off(struct machine *machine, const struct fault *fault)
 	if (machine_save(machine, &other))
 		failed(machine, &other);
 	undo_close(&machine->undo); /* what it has written is read now */
-	machine_failed(machine, fault);
+	if (machine->job.stopped)
+		fault = stopped_fault(machine, &other);
+	else
+		machine_failed(machine, fault);
 	rollback_over(machine, fault);
 }
 
@@ -417,6 +429,33 @@ int machine_rollback(struct machine *machine, uint64_t id, struct fault *fault)
 	return 0;
 }
 
+int machine_rollback_stop(struct machine *machine, struct fault *fault)
+{
+	struct job *job = &machine->job;
+	uint64_t to = machine->state.undo.rollback_to;
+	struct fault stopped;
+
+	if (!to)
+		return fault_set(fault, -1, "no-rollback", true, "see: reprotect points rollback <machine> --status",
+				 "machine %s: no rollback is under way", machine->name);
+	if (job->kind == JOB_ROLLBACK) {
+		if (!restore_stop(&job->restore))
+			return fault_set(fault, -1, "busy", false, "take it back: reprotect points rollback <machine> undo",
+					 "machine %s: its rollback is at its end already", machine->name);
+		job->stopped = true; /* on_ended() does the rest */
+		return 0;
+	}
+	machine->state.undo.rollback_to = 0;
+	if (machine_save(machine, fault)) {
+		machine->state.undo.rollback_to = to;
+		return -1;
+	}
+	job->stopped = true;
+	rollback_over(machine, stopped_fault(machine, &stopped));
+	job_turn(machine);
+	return 0;
+}
+
 json_t *machine_rollback_json(const struct machine *machine)
 {
 	const struct job *job = &machine->job;
@@ -429,7 +468,7 @@ json_t *machine_rollback_json(const struct machine *machine)
 			    machine->state.undo.rollback_to		? "waiting" :
 			    job->last[0]				? job->last :
 									  "idle";
-	json_t *error = job->why.wall_ms && !strcmp(job->last, "failed") ?
+	json_t *error = job->why.wall_ms && job->last[0] && strcmp(job->last, "done") ?
 				json_pack("{s:s, s:s}", "message", job->why.message, "remedy", job->why.remedy) :
 				json_null();
 

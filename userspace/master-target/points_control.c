@@ -555,6 +555,17 @@ static json_t *do_rollback_status(struct call *call)
 			machine);
 }
 
+static json_t *do_rollback_stop(struct call *call)
+{
+	struct fault fault = { 0 };
+
+	if (!find_machine(call))
+		return call->error;
+	if (machine_rollback_stop(call->machine, &fault))
+		return failed(&fault);
+	return identify(json_pack("{s:b, s:o}", "ok", 1, "rollback", machine_rollback_json(call->machine)), call->machine);
+}
+
 static json_t *do_drop(struct call *call)
 {
 	struct fault fault = { 0 };
@@ -579,6 +590,7 @@ json_t *points_handle(const char *command, const json_t *request, struct server 
 		{ "point-verdict", do_verdict },
 		{ "rollback", do_rollback },
 		{ "rollback-status", do_rollback_status },
+		{ "rollback-stop", do_rollback_stop },
 		{ "points-drop", do_drop },
 	};
 	struct call call = { .server = server, .request = request, .now_ms = util_wall_ms() };

@@ -451,13 +451,14 @@ void restore_begin(struct restore *restore)
 	pump(restore);
 }
 
-void restore_stop(struct restore *restore)
+bool restore_stop(struct restore *restore)
 {
 	if (restore->step == RESTORE_IDLE || restore->step == RESTORE_SEAL)
-		return;
+		return false;
 	restore->stopped = true;
 	restore->step = RESTORE_END;
 	pump(restore);
+	return true;
 }
 
 void restore_tick(struct restore *restore)

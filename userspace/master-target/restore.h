@@ -54,8 +54,11 @@ struct restore {
 int restore_open(struct restore *restore, uint64_t base, bool open, struct fault *fault);
 /** restore_begin - go; @done comes from the loop */
 void restore_begin(struct restore *restore);
-/** restore_stop - begin nothing more; @done comes when nothing is in flight, with a fault "stopped" */
-void restore_stop(struct restore *restore);
+/**
+ * restore_stop - begin nothing more; @done comes when nothing is in flight, with a fault "stopped"
+ * Return: false: it is at its end already, and goes on
+ */
+bool restore_stop(struct restore *restore);
 /** restore_close - free what restore_open() made; only before restore_begin() or after @done */
 void restore_close(struct restore *restore);
 /** restore_tick - now and then while it runs: an undo log that has failed comes to rest without a word */
