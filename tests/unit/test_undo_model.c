@@ -9,7 +9,7 @@
 #include "undo_world.h"
 
 static struct {
-	unsigned long epochs, drops, restarts, kills, cuts, survived, rollbacks, merges, given_up, errors, full, flips, refused;
+	unsigned long epochs, drops, restarts, kills, cuts, survived, rollbacks, stopped, merges, given_up, errors, full, flips, refused;
 } done;
 
 /* ---- steps ------------------------------------------------------------------ */
@@ -75,6 +75,26 @@ static void make_room(void)
 	}
 }
 
+/* Somewhere in it, unless it is over before that. */
+static void stop_rollback(size_t at)
+{
+	struct machine *m = world.machine;
+	struct fault fault = { 0 };
+
+	if (machine_log_open(m, &fault) || machine_rollback(m, world.known[at].id, &fault))
+		fail_msg("rollback refused: %s", fault.message);
+	for (unsigned turns = luck(20); turns-- && m->state.undo.rollback_to;)
+		turn_event();
+	if (m->state.undo.rollback_to && !machine_rollback_stop(m, &fault))
+		done.stopped++;
+	for (uint64_t until = util_now_ms() + 10000; !settled() && util_now_ms() < until;)
+		turn_event();
+	assert_true(settled() && !m->state.undo.rollback_to && !m->state.between);
+	if (!strcmp(m->job.last, "done"))
+		known_add(m->state.number, world.known[at].epoch, &world.known[at].content);
+	check_all(0);
+}
+
 static void step_rollback(void)
 {
 	size_t at = luck((unsigned)world.count);
@@ -82,6 +102,10 @@ static void step_rollback(void)
 	world_disconnect();
 	if (world.known[at].id == world.machine->state.number)
 		return;
+	if (!luck(3)) {
+		stop_rollback(at);
+		return;
+	}
 	if (!world_rollback(at))
 		fail_msg("rollback refused: %s", world.machine->job.why.message);
 	done.rollbacks++;
@@ -275,9 +299,9 @@ static void test_model(void **user)
 		step(i, getenv("VERBOSE") != NULL);
 		check_all(16);
 	}
-	print_message("epochs %lu, dropped %lu, restarts %lu, kills %lu, power cuts %lu, survived %lu, rollbacks %lu, merges %lu, points "
+	print_message("epochs %lu, dropped %lu, restarts %lu, kills %lu, power cuts %lu, survived %lu, rollbacks %lu, stopped %lu, merges %lu, points "
 		      "given up %lu, I/O errors %lu, full %lu, flips %lu of which %lu reads were refused\n",
-		      done.epochs, done.drops, done.restarts, done.kills, done.cuts, done.survived, done.rollbacks, done.merges,
+		      done.epochs, done.drops, done.restarts, done.kills, done.cuts, done.survived, done.rollbacks, done.stopped, done.merges,
 		      done.given_up, done.errors, done.full, done.flips, done.refused);
 	world_end();
 }
