@@ -406,7 +406,7 @@ held=$(uris c4)
 before=$(layers) bytes=$(point .points.retention_bytes)
 echo "# $before layers, $((bytes / 1024)) KiB: $(names)"
 stop_mt
-policy "$T/main" "keep_all = 1s" "keep_hourly = 0" "keep_app = 1h"
+policy "$T/main" "keep_all = 0" "keep_hourly = 0" "keep_app = 1h"
 check "starts with a short policy" start_mt
 check "layers are being merged" merging 20
 check "kill -9 of the child that does it: it is begun anew" merging 20 "$(cat "$T/child")"
@@ -436,6 +436,18 @@ unpinned() { [[ " $(names) " != *" keep "* ]]; }
 check "it goes" until_true 30 unpinned
 check "t1 is exact still" eval 'rollback t1 && as t1 && rollback latest && as on'
 is "no file is left half made" "$(find "$T/main" -name '*.tmp' | wc -l)" 0
+
+# Time passes for points only as epochs come: a source that is silent loses none.
+stop_mt
+policy "$T/main" "keep_all = 3s" "keep_hourly = 0" "keep_app = 0"
+check "starts with a policy of seconds" start_mt
+n=0
+check "a point" tagged crash first
+past() { n=$((n + 1)); tagged crash "s$n" --epoch-bytes 64K && [[ " $(names) " != *" first "* ]]; }
+check "it goes as others come" until_true 60 past
+silent() { [ "$(points '.points[-1].age_ms > 12000')" = true ]; }
+check "for a while nothing comes" until_true 30 silent
+check "the points of the seconds before that are there" test "$(points '.points | length')" -gt 3
 fi
 
 # ---- the volume is full ----------------------------------------------------------------------

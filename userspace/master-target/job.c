@@ -211,7 +211,8 @@ static void end_rollback(struct machine *machine)
 	struct undo_entry entry;
 	struct fault fault;
 
-	if (!now || json_object_set_new(now, "rolled_back", json_integer((json_int_t)to))) {
+	if (!now || json_object_set_new(now, "rolled_back", json_integer((json_int_t)to)) ||
+	    json_object_set_new(now, "active_ms", json_integer(json_integer_value(json_object_get(before.now, "active_ms"))))) {
 		fault_set(&fault, 0, "busy", false, "free memory on the master target", "machine %s: out of memory", machine->name);
 		json_decref(now);
 		undo_close(&machine->undo);

@@ -14,34 +14,25 @@
 
 /* ---- which states are kept ---------------------------------------------------- */
 
-static bool younger(uint64_t time_ms, uint64_t now_ms, uint64_t keep_ms)
-{
-	uint64_t age_ms = now_ms > time_ms ? now_ms - time_ms : 0;
-
-	return age_ms < keep_ms;
-}
-
 /* @hour: of the next younger point; NO_HOUR: there is none. */
-static void decide(const struct retention_policy *policy, uint64_t now_ms, struct retention_state *state, uint64_t *hour)
+static void decide(const struct retention_policy *policy, struct retention_state *state, uint64_t *hour)
 {
 	bool offered = state->point && !state->discarded;
 	bool last_of_hour = offered && *hour != state->time_ms / HOUR_MS;
 
 	if (offered)
 		*hour = state->time_ms / HOUR_MS;
-	state->lasting = state->pinned || (last_of_hour && younger(state->time_ms, now_ms, policy->keep_hourly_ms)) ||
-			 (offered && state->app && younger(state->time_ms, now_ms, policy->keep_app_ms));
-	state->keep = state->lasting || state->used ||
-		      (offered && younger(state->time_ms, now_ms, policy->keep_all_ms));
+	state->lasting = state->pinned || (last_of_hour && state->age_ms < policy->keep_hourly_ms) ||
+			 (offered && state->app && state->age_ms < policy->keep_app_ms);
+	state->keep = state->lasting || state->used || (offered && state->age_ms < policy->keep_all_ms);
 }
 
-void retention_decide(const struct retention_policy *policy, uint64_t now_ms, struct retention_state *states,
-		      size_t count)
+void retention_decide(const struct retention_policy *policy, struct retention_state *states, size_t count)
 {
 	uint64_t hour = NO_HOUR;
 
 	for (size_t i = count; i-- > 0;)
-		decide(policy, now_ms, &states[i], &hour);
+		decide(policy, &states[i], &hour);
 	if (count)
 		states[count - 1].keep = true;
 }

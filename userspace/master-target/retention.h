@@ -11,9 +11,9 @@
  *	any			keep_all_ms
  *	the last of its hour	keep_hourly_ms
  *	app			keep_app_ms
- *	of a time to come	until that is keep_*_ms ago: a clock that was set back makes no point older
  *
- * Hours are those of UTC. A time of 0 in the policy means that nothing is kept for that reason.
+ * Ages are those of state_describe() ("active_ms"): time in which points came, so that neither a clock that is set nor a source that
+ * is silent for days makes points old. Hours are those of UTC. A time of 0 in the policy means that nothing is kept for that reason.
  *
  * By space: more than max_bytes, or less than reserve_bytes free: the oldest that is neither pinned nor in use goes, and
  * with it all that is older; then the next.
@@ -36,6 +36,8 @@ struct retention_policy {
 
 /**
  * struct retention_state - a state that a layer leads to, oldest first
+ * @time_ms: of its cut, for its hour
+ * @age_ms: see above
  * @point: a consistent one; others only join two layers and are never kept for themselves
  * @bytes: of the layer from it to the next one; of the newest state: not looked at
  * @keep: an answer of retention_decide()
@@ -43,13 +45,12 @@ struct retention_policy {
  *	will not be joined by more: it is time to merge all of that
  */
 struct retention_state {
-	uint64_t id, time_ms, bytes;
+	uint64_t id, time_ms, age_ms, bytes;
 	bool point, app, pinned, used, discarded, keep, lasting;
 };
 
-/** retention_decide - set @keep and @lasting of all @states by time; the last one is the newest */
-void retention_decide(const struct retention_policy *policy, uint64_t now_ms, struct retention_state *states,
-		      size_t count);
+/** retention_decide - set @keep and @lasting of all @states; the last one is the newest */
+void retention_decide(const struct retention_policy *policy, struct retention_state *states, size_t count);
 
 /**
  * struct retention_merge - make one layer of several

@@ -330,6 +330,24 @@ bool state_log_known(const struct state *state)
 	return memcmp(state->undo.log, none, sizeof(none)) != 0;
 }
 
+static uint64_t between_ms(const json_t *before, const char *key, uint64_t now)
+{
+	uint64_t then = number(before, key);
+
+	return now > then ? now - then : 0;
+}
+
+static uint64_t active_ms(const json_t *before, bool cut_known, uint64_t cut_ms, uint64_t applied_ms)
+{
+	uint64_t gap = between_ms(before, "applied_ms", applied_ms), cuts = between_ms(before, "time_ms", cut_ms);
+
+	if (!before)
+		return 0;
+	if (cut_known && json_object_get(before, "time") && cuts < gap)
+		gap = cuts;
+	return number(before, "active_ms") + (gap < STATE_PAUSE_MS ? gap : STATE_PAUSE_MS);
+}
+
 json_t *state_describe(const struct state *state, uint64_t epoch, bool consistent, const json_t *tag)
 {
 	const char *kind = json_string_value(json_object_get(tag, "kind"));
@@ -339,8 +357,10 @@ json_t *state_describe(const struct state *state, uint64_t epoch, bool consisten
 	json_t *disks = json_array(), *what;
 	char own[32];
 
-	if (time && wall_time_parse(time, now, &cut, NULL))
+	if (!time || wall_time_parse(time, now, &cut, NULL)) {
 		cut = now;
+		time = NULL;
+	}
 	snprintf(own, sizeof(own), "epoch-%llu", (unsigned long long)epoch);
 	for (size_t i = 0; i < state->disk_count; i++) {
 		const struct state_disk *d = &state->disks[i];
@@ -348,9 +368,10 @@ json_t *state_describe(const struct state *state, uint64_t epoch, bool consisten
 		json_array_append_new(disks, json_pack("{s:I, s:s, s:s, s:I}", "id", (json_int_t)d->id, "name", d->name,
 						       "path", d->path, "size_bytes", (json_int_t)d->source_bytes));
 	}
-	what = json_pack("{s:I, s:b, s:s, s:s, s:s*, s:I, s:I, s:o}", "epoch", (json_int_t)epoch, "consistent", consistent,
+	what = json_pack("{s:I, s:b, s:s, s:s, s:s*, s:I, s:I, s:I, s:o}", "epoch", (json_int_t)epoch, "consistent", consistent,
 			 "kind", kind ? kind : "epoch", "name", name ? name : own, "time", time, "time_ms",
-			 (json_int_t)cut, "applied_ms", (json_int_t)now, "disks", disks);
+			 (json_int_t)cut, "applied_ms", (json_int_t)now, "active_ms",
+			 (json_int_t)active_ms(state->now, time, cut, now), "disks", disks);
 	return what;
 }
 

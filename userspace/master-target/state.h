@@ -19,6 +19,7 @@
 
 #define STATE_NAME_BYTES 256
 #define STATE_DISKS_MAX 256
+#define STATE_PAUSE_MS 3600000u
 #define STATE_MISMATCH_MAX 1000u
 
 /**
@@ -129,6 +130,9 @@ void state_mismatch_add(json_t **list, uint32_t disk, uint64_t offset, uint64_t 
 
 /**
  * state_describe - what the targets are with @epoch applied, as undo_log.h has it; @tag may be NULL
+ * "active_ms" goes on from what state->now has, for the age of points (retention.h): by the time between the two cuts or that between
+ * the two ends, whichever is shorter, and by STATE_PAUSE_MS at most. So a clock that is set, on either side, a source that is silent
+ * for a weekend, or what comes late all at once, makes no point old.
  * Return: a new object, or NULL: out of memory.
  */
 json_t *state_describe(const struct state *state, uint64_t epoch, bool consistent, const json_t *tag);

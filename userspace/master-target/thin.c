@@ -174,14 +174,21 @@ static bool consistent(const json_t *meta)
 	return json_is_true(json_object_get(meta, "consistent"));
 }
 
+static uint64_t active_ms(const json_t *meta)
+{
+	return (uint64_t)json_integer_value(json_object_get(meta, "active_ms"));
+}
+
 /* All but whether somebody reads it. */
 static void describe(const struct machine *machine, uint64_t id, const json_t *meta, struct retention_state *state)
 {
 	const char *kind = json_string_value(json_object_get(meta, "kind"));
 	const struct undo_log *log = &machine->log;
+	uint64_t active = active_ms(machine->state.now), own = active_ms(meta);
 
 	state->id = id;
 	state->time_ms = (uint64_t)json_integer_value(json_object_get(meta, "time_ms"));
+	state->age_ms = active > own ? active - own : 0;
 	/* What a rollback has left can be taken back until the operator discards it, or new epochs follow. */
 	state->point = consistent(meta) || id == machine->state.rollback_from;
 	state->app = kind && !strcmp(kind, "app");
@@ -209,7 +216,7 @@ static struct retention_state *states_of(const struct thin *thin, const struct m
 	if (undo_log_used(&machine->log, &oldest))
 		for (size_t i = 0; i < *count; i++)
 			states[i].used = states[i].id >= oldest && undo_log_state_used(&machine->log, states[i].id);
-	retention_decide(policy(thin), util_wall_ms(), states, *count);
+	retention_decide(policy(thin), states, *count);
 	return states;
 }
 

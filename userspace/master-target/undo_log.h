@@ -16,7 +16,7 @@
  * What a state is (the JSON in a layer's head, and "now" in the state file):
  *
  *	{"epoch", "consistent", "kind" ("crash", "app", "epoch": consistent without a tag), "name", "time" (of the cut,
- *	 RFC 3339), "time_ms" (the same, or when it was applied), "applied_ms",
+ *	 RFC 3339), "time_ms" (the same, or when it was applied), "applied_ms", "active_ms" (state_describe()),
  *	 "disks": [{"id", "name", "path", "size_bytes"}], "rolled_back": id of the state that it is a copy of (only after a rollback)}
  */
 #ifndef MASTER_TARGET_UNDO_LOG_H

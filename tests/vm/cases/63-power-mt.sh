@@ -81,7 +81,7 @@ cat >/tmp/master-target.conf <<-END
 	state = /mnt/state/mt
 	retention = /mnt/retention
 	retention_reserve = 8M
-	keep_all = 2s
+	keep_all = 0
 	keep_hourly = 0
 	keep_app = 1h
 	[target testvm/root]
