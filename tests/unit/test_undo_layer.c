@@ -754,6 +754,52 @@ static void test_a_chain_that_cannot_be_read(void **state)
 	undo_file = &undo_file_real;
 }
 
+/* Fails at the name that counts it down to nothing. */
+static int count_down(void *user, const char *name)
+{
+	unsigned *left = user;
+
+	(void)name;
+	return --*left ? 0 : -ENOMEM;
+}
+
+static void put_empty(const char *name)
+{
+	CLEANUP_FD int fd = openat(rig.dir, name, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+
+	assert_true(fd >= 0);
+}
+
+static void test_names_of_layers(void **state)
+{
+	static const struct undo_span expected[] = { { 1, 4 }, { 3, 4 }, { 4, 5 }, { 5, 7 } };
+	struct undo_span *spans;
+	size_t count;
+	unsigned left;
+
+	(void)state;
+	/* One before them and one behind, in whatever order names are listed. */
+	put_empty("tail");
+	make_chain("1-2 2-3 3-4 1-4 4-5 5-7");
+	put_empty("0000000000000001-0000000000000002.undo.tmp");
+	left = 100;
+	assert_int_equal(undo_span_list(rig.dir, 3, &spans, &count, count_down, &left), 0);
+	assert_int_equal(left, 100 - 4); /* those two, . and .. */
+	assert_int_equal(count, ARRAY_LENGTH(expected));
+	assert_memory_equal(spans, expected, sizeof(expected));
+	assert_int_equal(undo_span_find(spans, count, 4), 0);
+	assert_int_equal(undo_span_find(spans, count, 5), 2);
+	assert_int_equal(undo_span_find(spans, count, 6), 3);
+	assert_int_equal(undo_span_find(spans, count, 8), 4);
+	free(spans);
+	/* Half of a list is none. */
+	for (unsigned at = 1; at <= 4; at++) {
+		left = at;
+		assert_int_equal(undo_span_list(rig.dir, 0, &spans, &count, count_down, &left), -ENOMEM);
+		assert_true(!count && !spans);
+	}
+}
+
 static void test_many_layers_load_quickly(void **state)
 {
 	struct undo_chain chain;
@@ -782,7 +828,7 @@ int main(void)
 		T(test_not_sealed_is_read_as_far_as_wanted), M(test_a_torn_tail_is_told_from_damage),
 		M(test_a_file_that_ends_in_a_batch), M(test_a_piece_that_makes_no_sense), M(test_no_flipped_byte_becomes_content),
 		M(test_no_failed_read_becomes_content), M(test_chains), M(test_files_beside_the_layers),
-		M(test_a_newer_version_is_not_thrown_away), M(test_a_chain_that_cannot_be_read), M(test_many_layers_load_quickly),
+		M(test_a_newer_version_is_not_thrown_away), M(test_a_chain_that_cannot_be_read), M(test_names_of_layers), M(test_many_layers_load_quickly),
 	};
 
 	log_init("test", (enum log_level)0);

@@ -30,7 +30,8 @@ struct loader {
 	const uint8_t *log;
 	int dir;
 	void *buffer;
-	struct found *found; /* by last, the widest first */
+	struct undo_span *spans;
+	struct found *found; /* of each of @spans */
 	size_t count;
 };
 
@@ -64,8 +65,7 @@ static int add_other(void *user, const char *name)
 
 static int list(struct loader *loader)
 {
-	CLEANUP_FREE struct undo_span *spans = NULL;
-	int error = undo_layer_list(loader->dir, &spans, &loader->count, add_other, loader->chain);
+	int error = undo_span_list(loader->dir, 0, &loader->spans, &loader->count, add_other, loader->chain);
 
 	if (error)
 		return error;
@@ -75,7 +75,7 @@ static int list(struct loader *loader)
 		return -ENOMEM;
 	}
 	for (size_t i = 0; i < loader->count; i++)
-		loader->found[i] = (struct found){ .entry = { .base = spans[i].base, .last = spans[i].last },
+		loader->found[i] = (struct found){ .entry = { .base = loader->spans[i].base, .last = loader->spans[i].last },
 						   .error = -EINPROGRESS, .why = "" };
 	return 0;
 }
@@ -117,27 +117,13 @@ static bool damaged(const struct found *found)
 	return found->error && found->error != -ENOENT && found->error != -ESTALE;
 }
 
-static size_t first_with_last(const struct loader *loader, uint64_t last)
-{
-	size_t low = 0, high = loader->count;
-
-	while (low < high) {
-		size_t middle = low + (high - low) / 2;
-
-		if (loader->found[middle].entry.last < last)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	return low;
-}
-
 /* The widest sealed layer that ends at @last, or NULL. @broken: one that would have been it but for damage */
 static int find(struct loader *loader, uint64_t last, struct found **found, struct found **broken)
 {
 	*found = NULL;
 	*broken = NULL;
-	for (size_t i = first_with_last(loader, last); i < loader->count && loader->found[i].entry.last == last; i++) {
+	for (size_t i = undo_span_find(loader->spans, loader->count, last);
+	     i < loader->count && loader->spans[i].last == last; i++) {
 		struct found *it = &loader->found[i];
 		int error = look(loader, it);
 
@@ -272,6 +258,7 @@ int undo_chain_load(struct undo_chain *chain, int dir, const uint8_t log[UNDO_UU
 	for (size_t i = 0; i < loader.count; i++)
 		json_decref(loader.found[i].entry.meta);
 	free(loader.found);
+	free(loader.spans);
 	free(loader.buffer);
 	if (error) {
 		char why[sizeof(chain->why)];

@@ -427,12 +427,14 @@ static int span_add(struct undo_span **spans, size_t *count, const struct undo_s
 	return 0;
 }
 
-int undo_layer_list(int dir, struct undo_span **spans, size_t *count, int (*other)(void *user, const char *name), void *user)
+int undo_span_list(int dir, uint64_t after, struct undo_span **spans, size_t *count, int (*other)(void *user, const char *name),
+		   void *user)
 {
 	CLEANUP_DIR DIR *list = NULL;
 	CLEANUP_FREE struct undo_span *found = NULL;
 	const struct dirent *file;
 	struct undo_span span;
+	size_t found_count = 0;
 	int error = 0, fd = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC); /* reading moves the position of a shared one */
 
 	*spans = NULL;
@@ -447,7 +449,7 @@ int undo_layer_list(int dir, struct undo_span **spans, size_t *count, int (*othe
 	errno = 0;
 	while (!error && (file = readdir(list))) {
 		if (undo_layer_parse(file->d_name, &span.base, &span.last))
-			error = span_add(&found, count, &span);
+			error = span.last > after ? span_add(&found, &found_count, &span) : 0;
 		else if (other)
 			error = other(user, file->d_name);
 		if (!error)
@@ -457,9 +459,25 @@ int undo_layer_list(int dir, struct undo_span **spans, size_t *count, int (*othe
 		error = -errno;
 	if (error)
 		return error;
-	if (*count)
-		qsort(found, *count, sizeof(*found), span_order);
+	if (found_count)
+		qsort(found, found_count, sizeof(*found), span_order);
+	*count = found_count;
 	*spans = found;
 	found = NULL;
 	return 0;
+}
+
+size_t undo_span_find(const struct undo_span *spans, size_t count, uint64_t last)
+{
+	size_t low = 0, high = count;
+
+	while (low < high) {
+		size_t middle = low + (high - low) / 2;
+
+		if (spans[middle].last < last)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
 }

@@ -81,12 +81,15 @@ struct undo_span {
 };
 
 /**
- * undo_layer_list - the layers in @dir, by their names
+ * undo_span_list - the layers in @dir that lead back from a state after @after, by their names
  * @spans: free() it. By last; of one last the widest first
- * @other: NULL, or called for each other name
- * Return: 0 or negative errno (then there is nothing to free)
+ * @other: NULL, or called for each name that is no layer's
+ * Return: 0 or negative errno (then there are none, and there is nothing to free)
  */
-int undo_layer_list(int dir, struct undo_span **spans, size_t *count, int (*other)(void *user, const char *name), void *user);
+int undo_span_list(int dir, uint64_t after, struct undo_span **spans, size_t *count, int (*other)(void *user, const char *name),
+		   void *user);
+/** undo_span_find - index of the first of them that does not lead back from a state before @last */
+size_t undo_span_find(const struct undo_span *spans, size_t count, uint64_t last);
 
 /**
  * struct undo_entry - a layer as undo_chain_load() found it

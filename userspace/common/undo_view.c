@@ -180,7 +180,7 @@ struct step {
 };
 
 struct way {
-	struct undo_span *spans; /* what there is */
+	struct undo_span *spans; /* what there is behind the beginning */
 	struct step *steps;	 /* what was chosen, newest first */
 	size_t span_count, step_count;
 };
@@ -218,19 +218,11 @@ static bool is_open_one(const struct taken *taken, const struct step *step)
 /* The widest whole layer that ends at @last. -ENOENT: there is none, or it was there a moment ago */
 static int find_step(struct undo_view *view, const struct taken *taken, struct way *way, uint64_t last)
 {
-	size_t low = 0, high = way->span_count;
+	size_t at = undo_span_find(way->spans, way->span_count, last);
 	int error, first_error = -ENOENT;
 
-	while (low < high) {
-		size_t middle = low + (high - low) / 2;
-
-		if (way->spans[middle].last < last)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	for (; low < way->span_count && way->spans[low].last == last; low++) {
-		struct step step = { .base = way->spans[low].base, .last = last, .layer.fd = -1 };
+	for (; at < way->span_count && way->spans[at].last == last; at++) {
+		struct step step = { .base = way->spans[at].base, .last = last, .layer.fd = -1 };
 
 		if (is_open_one(taken, &step))
 			return add_step(way, &step);
@@ -253,7 +245,7 @@ static int find_step(struct undo_view *view, const struct taken *taken, struct w
 /* From the committed state @to back to @from, or to before it. */
 static int find_way(struct undo_view *view, const struct taken *taken, uint64_t from, uint64_t to, struct way *way)
 {
-	int error = undo_layer_list(view->dir, &way->spans, &way->span_count, NULL, NULL);
+	int error = undo_span_list(view->dir, from, &way->spans, &way->span_count, NULL, NULL);
 
 	while (!error && to > from) {
 		error = find_step(view, taken, way, to);

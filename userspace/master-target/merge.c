@@ -23,7 +23,7 @@ struct merge {
 	int dir;
 	const uint8_t *log;
 	struct undo_span whole;
-	struct undo_span *spans; /* all in the directory, then those of the chain */
+	struct undo_span *spans; /* all behind its beginning, then those of the chain */
 	size_t span_count;
 	struct undo_layer *layers; /* of the chain, oldest first */
 	size_t layer_count;
@@ -214,7 +214,7 @@ static int merge_chain(struct merge *merge, struct undo_entry *entry)
 {
 	const struct undo_run none = { .count = 0 }, *run;
 	struct merge_reader *reader;
-	int r = undo_layer_list(merge->dir, &merge->spans, &merge->span_count, NULL, NULL);
+	int r = undo_span_list(merge->dir, merge->whole.base, &merge->spans, &merge->span_count, NULL, NULL);
 
 	if (r)
 		return fail(merge, r, "look into the undo log");
