@@ -53,6 +53,7 @@ int main(int argc, char **argv)
 	uint8_t log[UNDO_UUID_BYTES], content[RECORD];
 	struct build_record *records;
 	json_t *undo, *now;
+	const char *text;
 	size_t count, each;
 
 	if (argc != 5)
@@ -69,7 +70,8 @@ int main(int argc, char **argv)
 	number = (uint64_t)json_integer_value(json_object_get(undo, "number"));
 	epoch = (uint64_t)json_integer_value(json_object_get(state, "last_applied"));
 	size_bytes = (uint64_t)json_integer_value(json_object_get(json_array_get(json_object_get(state, "disks"), 0), "source_bytes"));
-	if (!json_is_string(json_object_get(undo, "log")) || !undo_uuid_parse(json_string_value(json_object_get(undo, "log")), log))
+	text = json_string_value(json_object_get(undo, "log"));
+	if (!text || !undo_uuid_parse(text, log))
 		return fail(argv[2], "names no log");
 	records = calloc(each, sizeof(*records));
 	if (!records || size_bytes < 4 * each * RECORD)

@@ -486,8 +486,12 @@ static void rollback(void **state)
 	bad(rig, "{\"command\":\"rollback\",\"machine\":\"web\",\"point\":\"#13\"}", "its disks are being restored", "--status");
 	bad(rig, "{\"command\":\"point-discard\",\"machine\":\"web\",\"point\":\"#11\"}", "its disks are being restored", "--status");
 	bad(rig, "{\"command\":\"points-drop\",\"machine\":\"web\"}", "its disks are being restored", "--status");
+	good(rig, "{\"command\":\"rollback-stop\",\"machine\":\"web\"}");
+	assert_string_equal(text(json_object_get(rig->answer, "rollback"), "state"), "undoing");
 	world.rollback_state = "failed";
 	good(rig, "{\"command\":\"rollback\",\"machine\":\"web\",\"point\":\"#13\"}");
+	world.refuse = true;
+	bad(rig, "{\"command\":\"rollback-stop\",\"machine\":\"web\"}", "no rollback is under way", "look");
 }
 
 static void a_rollback_wants_every_disk(void **state)

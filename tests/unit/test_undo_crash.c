@@ -215,17 +215,23 @@ static void begin_two_points(void)
 	world_write(1, 512, 4096, 62);
 }
 
+/* Its layer is open. */
+static void begin_epoch(void)
+{
+	world_connect();
+	world.acks = world.faults = 0;
+	send_begin(0, 100);
+	while (!undo_is_open(&world.machine->undo) && !world.faults)
+		turn_event();
+}
+
 static void test_epoch_that_cannot_be_recorded(void **user)
 {
 	char dir[sizeof(world.machine->state.dir)];
 
 	(void)user;
 	begin_two_points();
-	world_connect();
-	world.acks = world.faults = 0;
-	send_begin(0, 100);
-	while (!undo_is_open(&world.machine->undo) && !world.faults)
-		turn_event();
+	begin_epoch();
 	spoil_state_dir(dir);
 	send_end(true);
 	assert_int_equal(world.acks, 0);
@@ -268,11 +274,10 @@ static void test_rollback_that_cannot_be_recorded(void **user)
 
 static void until_settled(void)
 {
-	struct machine *m = world.machine;
+	const struct state *state = &world.machine->state;
 
-	for (uint64_t until = util_now_ms() + 10000; !settled() && util_now_ms() < until;)
-		turn_event();
-	assert_true(settled() && !m->state.undo.rollback_to && !m->state.undo.open && !m->state.between);
+	world_settle();
+	assert_true(!state->undo.rollback_to && !state->undo.open && !state->between);
 }
 
 /* After each number of turns of the loop: stopped, and the disks as they were, or at its end. */
@@ -320,11 +325,7 @@ static void test_rollback_that_is_stopped_before_it_begins(void **user)
 	begin_two_points();
 	assert_true(world_epoch());
 	world_write(0, 8192, 20480, 63);
-	world_connect();
-	world.acks = world.faults = 0;
-	send_begin(0, 100);
-	while (!undo_is_open(&world.machine->undo) && !world.faults)
-		turn_event();
+	begin_epoch();
 	world_disconnect();
 	m = world.machine;
 	assert_int_equal(machine_rollback(m, world.known[0].id, &fault), 0);

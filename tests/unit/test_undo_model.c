@@ -87,9 +87,8 @@ static void stop_rollback(size_t at)
 		turn_event();
 	if (m->state.undo.rollback_to && !machine_rollback_stop(m, &fault))
 		done.stopped++;
-	for (uint64_t until = util_now_ms() + 10000; !settled() && util_now_ms() < until;)
-		turn_event();
-	assert_true(settled() && !m->state.undo.rollback_to && !m->state.between);
+	world_settle();
+	assert_true(!m->state.undo.rollback_to && !m->state.between);
 	if (!strcmp(m->job.last, "done"))
 		known_add(m->state.number, world.known[at].epoch, &world.known[at].content);
 	check_all(0);

@@ -235,6 +235,14 @@ static inline void turn_event(void)
 	assert_true(sd_event_run(world.server.event, 100000) >= 0);
 }
 
+/* Nothing is under way any more. */
+static inline void world_settle(void)
+{
+	for (uint64_t until = util_now_ms() + 10000; !settled() && util_now_ms() < until;)
+		turn_event();
+	assert_true(settled());
+}
+
 static inline void world_disconnect(void)
 {
 	struct machine *m = world.machine;
@@ -245,9 +253,7 @@ static inline void world_disconnect(void)
 	m->live = NULL;
 	pool_leave(&m->client);
 	apply_stop(&m->apply);
-	for (uint64_t until = util_now_ms() + 10000; !settled() && util_now_ms() < until;)
-		turn_event();
-	assert_true(settled());
+	world_settle();
 }
 
 /* Whatever the program has to do by itself. False: it cannot, @world.machine->last says why. */
@@ -266,9 +272,7 @@ static inline bool world_recover(void)
 			return false;
 		m->job.retry_ms = 0;
 		job_turn(m);
-		for (uint64_t until = util_now_ms() + 10000; !settled() && util_now_ms() < until;)
-			turn_event();
-		assert_true(settled());
+		world_settle();
 	}
 	return true;
 }

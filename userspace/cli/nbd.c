@@ -11,8 +11,8 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-#include "run.h"
 #include "module_load.h"
+#include "run.h"
 #include "util.h"
 
 #define CLIENT_MS 30000u

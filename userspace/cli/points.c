@@ -289,22 +289,25 @@ static void show(const json_t *answer, char *last_state, size_t last_bytes)
 static enum cli_exit finish(const struct cli_options *options, const json_t *answer, const json_t *point)
 {
 	const json_t *rollback = json_object_get(answer, "rollback"), *error = json_object_get(rollback, "error");
-	bool done = !strcmp(cli_text(rollback, "state"), point ? "done" : "stopped");
+	const char *state = cli_text(rollback, "state");
 
 	if (!options->json && isatty(STDOUT_FILENO))
 		putchar('\n');
 	if (options->json)
 		cli_print_json(answer);
-	if (done && !options->json && point)
-		points_print_done(answer, point, stdout);
-	else if (done && !options->json)
-		printf("The disks are as they were before it.\n");
-	if (!done && !strcmp(cli_text(rollback, "state"), "done"))
+	if (!strcmp(state, point ? "done" : "stopped")) {
+		if (!options->json && point)
+			points_print_done(answer, point, stdout);
+		else if (!options->json)
+			printf("The disks are as they were before it.\n");
+		return CLI_OK;
+	}
+	if (!strcmp(state, "done"))
 		cli_error("take it back: reprotect points rollback MACHINE undo", "points rollback --stop: it was done already");
-	else if (!done)
+	else
 		cli_error(*cli_text(error, "remedy") ? cli_text(error, "remedy") : "what it did is undone; see: reprotect status",
 			  "points rollback: %s", *cli_text(error, "message") ? cli_text(error, "message") : "failed");
-	return done ? CLI_OK : CLI_FAILED;
+	return CLI_FAILED;
 }
 
 /* The master target was started anew and has nothing left to do: were the disks rolled back before that? */

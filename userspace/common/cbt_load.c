@@ -70,8 +70,6 @@ int cbt_load(const char *path, char *error_text, size_t error_bytes)
 	kmod_unref(context);
 	if (error == -EEXIST)
 		error = 0;
-	if (error > 0)
-		error = -EPERM; /* a blacklist stands against it */
 	if (error)
 		snprintf(error_text, error_bytes, "module %s: cannot load: %s (%s)",
 			 path ? path : "blkcbt", strerror(-error), load_remedy(error));

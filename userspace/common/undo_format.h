@@ -125,12 +125,12 @@ int undo_records_decode(const void *in, size_t count, uint64_t content_end, stru
 /** undo_record_order - for qsort: by disk, then by offset */
 int undo_record_order(const void *a, const void *b);
 
-#define UNDO_NAME_BYTES 48u
 #define UNDO_UUID_TEXT (2 * UNDO_UUID_BYTES + 1)
 /** undo_uuid_text - hexadecimal digits; undo_uuid_parse - the reverse, false for anything else */
 const char *undo_uuid_text(const uint8_t uuid[UNDO_UUID_BYTES], char out[UNDO_UUID_TEXT]);
 bool undo_uuid_parse(const char *text, uint8_t uuid[UNDO_UUID_BYTES]);
 
+#define UNDO_NAME_BYTES 48u
 /** undo_layer_name - "<base>-<last>.undo", 16 hexadecimal digits each */
 void undo_layer_name(char out[UNDO_NAME_BYTES], uint64_t base, uint64_t last);
 /** undo_layer_parse - whether @name is one */

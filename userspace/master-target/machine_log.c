@@ -88,7 +88,6 @@ int machine_log_open(struct machine *machine, struct fault *fault)
 
 void machine_log_remove(struct machine *machine)
 {
-	char path[sizeof(machine->log.path)];
 	int r;
 
 	undo_close(&machine->undo);
@@ -96,10 +95,10 @@ void machine_log_remove(struct machine *machine)
 	if (!machine->logged)
 		return;
 	machine->logged = false;
-	memcpy(path, machine->log.path, sizeof(path));
 	r = undo_log_remove(&machine->log);
 	if (r)
-		log_warning("machine %s: its undo log cannot be removed: %s (remove %s by hand)", machine->name, strerror(-r), path);
+		log_warning("machine %s: its undo log cannot be removed: %s (remove %s by hand)", machine->name, strerror(-r),
+			    machine->log.path);
 	undo_log_close(&machine->log);
 }
 

@@ -333,7 +333,6 @@ int undo_log_remove(struct undo_log *log)
 	if (unlink(log->marks_path) && errno != ENOENT)
 		log_warning("%s: cannot remove: %s (nothing needs it)", log->marks_path, strerror(errno));
 	r = remove_below(log->dir, "use");
-	undo_log_close(log);
 	if (!r)
 		r = remove_below(parent, slash + 1);
 	return r ? r : undo_sync_dir(parent);

@@ -86,7 +86,7 @@ int undo_log_mark(struct undo_log *log, uint64_t id, const char *key, json_t *va
 int undo_log_mark_all(struct undo_log *log, const uint64_t *ids, size_t count, const char *key, json_t *value);
 /** undo_log_marked - the value of @key of state @id, or NULL */
 const json_t *undo_log_marked(const struct undo_log *log, uint64_t id, const char *key);
-/** undo_log_remove - all of it, with its directory */
+/** undo_log_remove - all of it, with its directory; what is open of it is closed as ever */
 int undo_log_remove(struct undo_log *log);
 
 #endif
