@@ -87,6 +87,7 @@ enum step {
  * @why: why it was given up
  * @learned: granules of extents that a write of the store's own has turned out to touch
  * @nr_learned: how many
+ * @leaving: granules that are at risk no more once what is staged is written
  * @block: where the pages of @batch go
  * @work: runs the worker
  *
@@ -122,6 +123,7 @@ struct blkcbt_store {
 	char why[BLKCBT_STORE_WHY_LEN];
 	u64 learned[LEARNED];
 	u32 nr_learned;
+	u64 leaving;
 	u64 block[BLKCBT_STORE_BATCH];
 
 	struct task_struct *task;
@@ -417,12 +419,16 @@ static bool drained(struct blkcbt_disk *d)
 static unsigned long retire_write(struct blkcbt_store *s)
 {
 	u32 n = s->st->nr_region;
+	u64 risk, staged;
 	int err;
 
 	/* Held for long: by a cut, say. Who holds it may wait for this worker. */
 	if (!mutex_trylock(&blkcbt_ctl_mutex))
 		return POLL;
+	risk = blkcbt_store_risk(s->st);
 	stage(s, 0, n, s->st->region);
+	staged = blkcbt_store_risk(s->st);
+	WRITE_ONCE(s->leaving, risk > staged ? risk - staged : 0);
 	mutex_unlock(&blkcbt_ctl_mutex);
 	s->step = STEADY;
 	err = write_staged(s, n);
@@ -430,6 +436,7 @@ static unsigned long retire_write(struct blkcbt_store *s)
 		err = write_pages(s);
 	if (err)
 		give_up(s, "retiring extents", err);
+	WRITE_ONCE(s->leaving, 0);
 	return 0;
 }
 
@@ -1187,8 +1194,8 @@ void blkcbt_store_stats(struct blkcbt_disk *d, struct blkcbt_store_stats *stats)
 	} else if (READ_ONCE(s->upset)) {
 		stats->reason = READ_ONCE(s->upset);
 	} else {
-		stats->risk_bytes = min(size, (st->stored_granules +
-					       (st->nr_hot << st->geo.extent_shift)) << shift);
+		stats->risk_bytes = min(size, (blkcbt_store_risk(st) +
+					       READ_ONCE(s->leaving)) << shift);
 	}
 }
 

@@ -144,8 +144,22 @@ static void not_retiring(struct blkcbt_store_state *st, u64 e)
 /* A retirement is taken back: the intent is still durable. */
 static void hot_again(struct blkcbt_store_state *st, u64 e)
 {
-	not_retiring(st, e);
 	make_hot(st, e);
+	not_retiring(st, e);
+}
+
+/**
+ * blkcbt_store_risk() - what would be dirty after a power cut
+ * @st: the state
+ *
+ * An extent that is retiring counts until it is staged, for its intent is durable: its
+ * granules are dirty after a power cut, though nothing may be under way to them any more.
+ *
+ * Return: granules, at most; what is staged counts as written.
+ */
+u64 blkcbt_store_risk(const struct blkcbt_store_state *st)
+{
+	return st->stored_granules + ((st->nr_hot + st->nr_retiring) << st->geo.extent_shift);
 }
 
 /* Heads a page of the store and sets its checksum. */

@@ -83,6 +83,7 @@ struct blkcbt_store_state {
 struct blkcbt_store_state *blkcbt_store_state_alloc(const struct blkcbt_store_geo *geo);
 void blkcbt_store_state_free(struct blkcbt_store_state *st);
 u64 blkcbt_store_state_bytes(const struct blkcbt_store_state *st);
+u64 blkcbt_store_risk(const struct blkcbt_store_state *st);
 
 void blkcbt_store_super_init(struct blkcbt_store_super *super, const u8 *uuid, const u8 *identity,
 			     u64 disk_bytes, u32 granule_bytes, u32 extent_bytes);

@@ -4,12 +4,12 @@
 # The master target on loopback, driven by wirepeer in the place of a process server: what it
 # applies, what it refuses and how it says so, and that a kill at any moment loses nothing.
 # Prints TAP. KILLS: how often it is killed while epochs stream (default 10). SEED: of everything
-# that is random (default: from the clock, printed).
+# that is random (default 1).
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit 1
 
 KILLS=${KILLS:-10}
-SEED=${SEED:-$(date +%s)}
+SEED=${SEED:-1}
 RANDOM=$((SEED % 32768))
 PROGRAM=${PROGRAM:-build/bin/reprotect-master-target}
 WIREPEER=build/e2e-tools/wirepeer
@@ -112,7 +112,7 @@ refused() {
 }
 
 echo "# seed $SEED"
-PORT=$((20000 + RANDOM % 20000))
+PORT=$(perl -MIO::Socket::INET -e 'print IO::Socket::INET->new(LocalAddr => "127.0.0.1", Listen => 1)->sockport')
 
 # ---- command line -------------------------------------------------------------
 check "--version" sh -c "$PROGRAM --version | grep -q '^reprotect-master-target [0-9]'"
@@ -392,7 +392,7 @@ else
 	peer b5 --disk root:8M --epochs 1 >"$T/out" 2>&1
 	sync
 	fsfreeze --freeze "$T/under"
-	peer_exec b5 --disk root:8M --epochs 1 --committed 1 --epoch-bytes 64K >"$T/out" 2>&1 &
+	peer_exec b5 --disk root:8M --epochs 1 --committed 1 --epoch-bytes 64K --zero-percent 0 >"$T/out" 2>&1 &
 	PEER=$!
 	in_flight() { awk '{ exit !($2 > 0) }' "/sys/block/${SLOW#/dev/}/inflight"; }
 	check "a write that cannot end is under way" until_true in_flight

@@ -3,11 +3,11 @@
 #
 # Recovery points of a real master target, which wirepeer feeds, are exported and verified while epochs go on: each equals
 # what the target disks were after its epoch. The undo logs are on a file system of their own (a loop device). Prints TAP.
-# SEED: of what is random (default: from the clock).
+# SEED: of what is random (default 1).
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit 1
 
-SEED=${SEED:-$(date +%s)}
+SEED=${SEED:-1}
 CLI=${CLI:-build/test/reprotect-asan}
 MT=${MT:-build/bin/reprotect-master-target}
 PLUGIN=build/lib/nbdkit-reprotect-plugin.so

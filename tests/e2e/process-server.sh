@@ -4,7 +4,7 @@
 # End-to-end test of the process server on loopback, with wirepeer as agent and as master target.
 # TAP on stdout; works from the top of the tree or anywhere, leaves nothing behind.
 #
-#	PS=program WIREPEER=program KILLS=10 tests/e2e/process-server.sh [name of one test ...]
+#	PS=program WIREPEER=program KILLS=10 SEED=1 tests/e2e/process-server.sh [name of one test ...]
 set -u
 top=$(cd "$(dirname "$0")/../.." && pwd)
 PS=${PS:-$top/build/bin/reprotect-process-server}
@@ -54,6 +54,7 @@ until_true() { # seconds command...
 }
 
 port=$((20000 + RANDOM % 300 * 40)) # 40 for each run, below the ephemeral ports
+RANDOM=$((${SEED:-1} % 32768))
 mt_up() { start mt "$WIREPEER" mt --listen "127.0.0.1:$((port + 1))" --dir "$dir/mt" "$@"; until_true 5 grep -q listening "$dir/mt.out"; }
 mt_down() { stop mt "$@"; cat "$dir/mt.out" >>"$dir/mt.all"; }
 ps_up() {

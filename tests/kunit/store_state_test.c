@@ -204,7 +204,10 @@ static void retire(struct kunit *test)
 	/* Both were used since the hand came by. */
 	KUNIT_EXPECT_EQ(test, blkcbt_store_retire_pick(s->st, 10, false), 0);
 	KUNIT_EXPECT_TRUE(test, blkcbt_store_hot(s->st, 8, 11));
+	KUNIT_EXPECT_EQ(test, blkcbt_store_risk(s->st), 2 * EXTENT);
 	KUNIT_EXPECT_EQ(test, blkcbt_store_retire_pick(s->st, 10, false), 1);
+	/* What is retiring is at risk as before: a loader finds its intent. */
+	KUNIT_EXPECT_EQ(test, blkcbt_store_risk(s->st), 2 * EXTENT);
 	KUNIT_EXPECT_EQ(test, s->st->nr_region, 1);
 	KUNIT_EXPECT_FALSE(test, blkcbt_store_hot(s->st, 5, 5));
 	KUNIT_EXPECT_TRUE(test, blkcbt_store_hot(s->st, 8, 11));
@@ -223,6 +226,7 @@ static void retire(struct kunit *test)
 	put_intents(s);
 	expect_found(test, 1, 5, 5);
 	KUNIT_EXPECT_EQ(test, s->st->stored_granules, 1);
+	KUNIT_EXPECT_EQ(test, blkcbt_store_risk(s->st), 1);
 }
 
 /* A write wants what is retiring: it is hot again, and nothing need be written. */

@@ -18,6 +18,7 @@
 
 #include "userspace/master-target/apply.h"
 #include "util.h"
+#include "../random.h"
 
 #define SIZE (4u * 1024u * 1024u)
 
@@ -318,7 +319,7 @@ static void test_applies(void **user)
 /* Overlapping frames of every size and alignment: the content is as if taken one by one. */
 static void overlap(struct rig *rig, uint32_t align)
 {
-	unsigned seed = (unsigned)util_random();
+	unsigned seed = random_seed();
 
 	print_message("seed %u\n", seed);
 	srandom(seed);

@@ -272,6 +272,33 @@ static void test_rollback_that_cannot_be_recorded(void **user)
 	world_end();
 }
 
+/* Points that are given up, which cannot be recorded: all are still there. */
+static void test_points_that_stay(void **user)
+{
+	char dir[sizeof(world.machine->state.dir)];
+	struct fault fault = { 0 };
+
+	(void)user;
+	begin_two_points();
+	assert_true(world_epoch());
+	world_disconnect();
+	close_views();
+	spoil_state_dir(dir);
+	assert_int_equal(machine_drop_points(world.machine, &fault), -1);
+	assert_non_null(strstr(fault.message, "cannot save its state"));
+	memcpy(world.machine->state.dir, dir, sizeof(dir));
+	check_all(1);
+	world_write(0, 8192, 20480, 64);
+	assert_true(world_epoch());
+	check_all(1);
+	world_disconnect();
+	close_views();
+	assert_int_equal(machine_drop_points(world.machine, &fault), 0);
+	assert_false(state_log_known(&world.machine->state));
+	assert_int_equal(access(world.machine->log.path, F_OK), -1);
+	world_end();
+}
+
 static void until_settled(void)
 {
 	const struct state *state = &world.machine->state;
@@ -345,6 +372,7 @@ int main(void)
 					    cmocka_unit_test(test_merge),
 					    cmocka_unit_test(test_epoch_that_cannot_be_recorded),
 					    cmocka_unit_test(test_rollback_that_cannot_be_recorded),
+					    cmocka_unit_test(test_points_that_stay),
 					    cmocka_unit_test(test_rollback_that_is_stopped),
 					    cmocka_unit_test(test_rollback_that_is_stopped_before_it_begins) };
 

@@ -2,11 +2,12 @@
 /*
  * The undo log as a whole against a model that keeps every version: random epochs, dropped epochs, restarts, kills, power cuts,
  * rollbacks, merges, points given up, short writes, I/O errors, full volumes, bit flips. After every step every state that the
- * model has is read through views (some opened long ago, some anew) and must be exact. STEPS=n (default 2500), SEED=n, VERBOSE=1.
+ * model has is read through views (some opened long ago, some anew) and must be exact. STEPS=n (default 2500), SEED=n (default 1), VERBOSE=1.
  *
  * LINK: userspace/master-target/apply.c userspace/master-target/tags.c userspace/master-target/writer.c userspace/master-target/verify.c userspace/master-target/pool.c userspace/master-target/state.c userspace/master-target/fault.c userspace/master-target/undo.c userspace/master-target/undo_log.c userspace/master-target/restore.c userspace/master-target/job.c userspace/master-target/machine.c userspace/master-target/machine_log.c userspace/master-target/merge.c userspace/master-target/merge_read.c userspace/master-target/merge_write.c userspace/master-target/target.c userspace/master-target/target_identity.c userspace/master-target/target_use.c userspace/master-target/config.c
  */
 #include "undo_world.h"
+#include "../random.h"
 
 static struct {
 	unsigned long epochs, drops, restarts, kills, cuts, survived, rollbacks, stopped, merges, given_up, errors, full, flips, refused;
@@ -289,7 +290,7 @@ static void step(unsigned long number, bool verbose)
 static void test_model(void **user)
 {
 	unsigned long steps = getenv("STEPS") ? strtoul(getenv("STEPS"), NULL, 10) : 2500;
-	unsigned seed = getenv("SEED") ? (unsigned)strtoul(getenv("SEED"), NULL, 10) : (unsigned)util_random();
+	unsigned seed = random_seed();
 
 	(void)user;
 	print_message("%lu steps, seed %u\n", steps, seed);

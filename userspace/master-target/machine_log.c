@@ -105,7 +105,9 @@ void machine_log_remove(struct machine *machine)
 int machine_drop_points(struct machine *machine, struct fault *fault)
 {
 	struct state *state = &machine->state;
-	uint64_t used;
+	struct state_undo undo = state->undo;
+	uint64_t rollback_from = state->rollback_from, used;
+	json_t *now = state->now;
 
 	if (!state_log_known(state))
 		return fault_set(fault, -1, "no-retention", true, "nothing has to be done", "machine %s: has no undo log",
@@ -116,13 +118,16 @@ int machine_drop_points(struct machine *machine, struct fault *fault)
 	if (machine->logged && undo_log_used(&machine->log, &used))
 		return fault_set(fault, -1, "busy", false, "end the exports first (reprotect points exports)",
 				 "machine %s: recovery point %" PRIu64 " is exported", machine->name, used);
-	undo_close(&machine->undo);
 	memset(state->undo.log, 0, sizeof(state->undo.log));
 	state->undo.open = state->undo.rollback_to = state->rollback_from = 0;
-	json_decref(state->now);
 	state->now = NULL;
-	if (machine_save(machine, fault))
+	if (machine_save(machine, fault)) {
+		state->undo = undo;
+		state->rollback_from = rollback_from;
+		state->now = now;
 		return -1;
+	}
+	json_decref(now);
 	machine_log_remove(machine);
 	log_notice("machine %s: all its recovery points were given up", machine->name);
 	return 0;
