@@ -14,7 +14,6 @@
 #include <sys/stat.h>
 
 #define USE_DIR "use"
-#define GUARD_NAME "lock"
 #define NAME_BYTES 24u
 
 static int open_use(int dir)
@@ -24,9 +23,9 @@ static int open_use(int dir)
 	return use < 0 ? -errno : use;
 }
 
-static int lock_file(int use, const char *name, int operation)
+/* Locks what was opened as @fd, and returns that; or closes it, and negative errno. */
+static int lock_file(int fd, int operation)
 {
-	int fd = openat(use, name, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
 	int error = 0;
 
 	if (fd < 0)
@@ -40,23 +39,34 @@ static int lock_file(int use, const char *name, int operation)
 	return fd;
 }
 
+/* The log's own directory is the lock: nothing has to be made, which a full volume would not let us. */
+static int lock_dir(int dir, int operation)
+{
+	return lock_file(openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), operation);
+}
+
+int undo_use_prepare(int dir)
+{
+	return mkdirat(dir, USE_DIR, 0700) && errno != EEXIST ? -errno : 0;
+}
+
 int undo_use_take(int dir, uint64_t id, int *guard)
 {
 	CLEANUP_FD int use = -1;
 	char name[NAME_BYTES];
-	int fd;
+	int fd = undo_use_prepare(dir);
 
 	*guard = -1;
-	if (mkdirat(dir, USE_DIR, 0700) && errno != EEXIST)
-		return -errno;
+	if (fd)
+		return fd;
 	use = open_use(dir);
 	if (use < 0)
 		return use;
-	*guard = lock_file(use, GUARD_NAME, LOCK_SH);
+	*guard = lock_dir(dir, LOCK_SH);
 	if (*guard < 0)
 		return *guard;
 	snprintf(name, sizeof(name), "%" PRIu64, id);
-	fd = lock_file(use, name, LOCK_SH);
+	fd = lock_file(openat(use, name, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600), LOCK_SH);
 	if (fd < 0) {
 		close(*guard);
 		*guard = -1;
@@ -66,12 +76,7 @@ int undo_use_take(int dir, uint64_t id, int *guard)
 
 int undo_use_guard(int dir)
 {
-	CLEANUP_FD int use = -1;
-
-	if (mkdirat(dir, USE_DIR, 0700) && errno != EEXIST)
-		return -errno;
-	use = open_use(dir);
-	return use < 0 ? use : lock_file(use, GUARD_NAME, LOCK_EX | LOCK_NB);
+	return lock_dir(dir, LOCK_EX | LOCK_NB);
 }
 
 /* Whether the file is locked. A look is a lock for an instant; a reader that begins waits for it. */

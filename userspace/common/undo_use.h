@@ -4,13 +4,13 @@
  * killed, so it is told by flock(): <log directory>/use/<id, decimal> is locked (shared) by each reader of
  * state <id>, and the lock goes with the process. The file itself means nothing.
  *
- * A reader that is just beginning is told by use/lock:
+ * A reader that is just beginning is told by a lock of the log directory itself, for which a full volume has room:
  *
  *	a reader (undo_view_open())		the master target, before it removes or merges anything
- *	use/lock shared (waits)			undo_use_guard(): use/lock exclusive, or not now
+ *	directory locked shared (waits)		undo_use_guard(): directory locked exclusively, or not now
  *	use/<id> made, locked shared		undo_use_oldest(), undo_use_held(): decide
  *	state <id> still there? open layers	remove or rename; undo_use_clean()
- *	use/lock released			close the guard
+ *	directory released			close the guard
  *
  * Layers may be added at any time; what a reader has open it can read to the end. A merge over the state in use takes away the
  * state, one over states behind it does no harm. Work that takes long (writing the merged file) is done without the guard;
@@ -22,6 +22,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/** undo_use_prepare - make what readers need, while there is room. 0 or negative errno */
+int undo_use_prepare(int dir);
 /**
  * undo_use_take - say that state @id of the log in directory @dir is read. Waits for the other side (milliseconds)
  * @guard: while this is open nothing is removed; the caller closes it when it has its layers open

@@ -63,34 +63,51 @@ static int create_image(const struct target_request *request, struct fault *faul
 	return 0;
 }
 
+static int cannot_open(const struct target_request *request, int error, struct fault *fault)
+{
+	if (error == EBUSY)
+		return REFUSE("find who has it open exclusively (lsblk, lsof, fuser) and end that, or "
+			      "name another target",
+			      "it is held by the kernel or by another program");
+	if (error == EROFS || error == EACCES || error == EPERM)
+		return REFUSE("make it writable (blockdev --setrw, permissions, remount), or name "
+			      "another target",
+			      "it is read-only: %s", strerror(error));
+	return REFUSE("check the device or file (dmesg), or name another target",
+		      "cannot open: %s", strerror(error));
+}
+
+/* From here on a block device is ours; a file once it is locked. */
+static int open_claim(struct target *target, const struct target_request *request, struct fault *fault)
+{
+	target->claim = open(request->path, O_CLOEXEC | (target->block ? O_RDONLY | O_EXCL : O_RDWR));
+	if (target->claim < 0)
+		return cannot_open(request, errno, fault);
+	if (fstat(target->claim, &target->st) < 0)
+		return REFUSE("check the device (dmesg)", "cannot look at it: %s", strerror(errno));
+	return 0;
+}
+
 /* Direct where the file system can, and how it has to be aligned. */
 static int open_direct(struct target *target, const struct target_request *request, struct fault *fault)
 {
-	int exclusive = target->block ? O_EXCL : 0;
 	int logical = 0;
+	struct stat st;
 
-	target->fd = open(request->path, O_RDWR | O_DIRECT | O_CLOEXEC | exclusive);
+	target->fd = open(request->path, O_RDWR | O_DIRECT | O_CLOEXEC);
 	if (target->fd < 0 && errno == EINVAL) {
-		target->fd = open(request->path, O_RDWR | O_CLOEXEC | exclusive);
+		target->fd = open(request->path, O_RDWR | O_CLOEXEC);
 		if (target->fd >= 0)
 			log_warning("disk %s/%s: target %s: its file system has no direct I/O; going through "
 				    "the page cache (slower)",
 				    request->machine, request->disk, request->path);
 	}
-	if (target->fd < 0) {
-		int e = errno;
-
-		if (e == EBUSY)
-			return REFUSE("find who has it open exclusively (lsblk, lsof, fuser) and end that, or "
-				      "name another target",
-				      "it is held by the kernel or by another program");
-		if (e == EROFS || e == EACCES || e == EPERM)
-			return REFUSE("make it writable (blockdev --setrw, permissions, remount), or name "
-				      "another target",
-				      "it is read-only: %s", strerror(e));
-		return REFUSE("check the device or file (dmesg), or name another target",
-			      "cannot open: %s", strerror(e));
-	}
+	if (target->fd < 0)
+		return cannot_open(request, errno, fault);
+	if (fstat(target->fd, &st) < 0)
+		return REFUSE("check the device (dmesg)", "cannot look at it: %s", strerror(errno));
+	if (st.st_dev != target->st.st_dev || st.st_ino != target->st.st_ino || st.st_rdev != target->st.st_rdev)
+		return REFUSE("let nobody replace it while it is a target", "it was just replaced by another one");
 	if (target->block) {
 		if (ioctl(target->fd, BLKSSZGET, &logical) < 0 || logical < 512 || logical > 1024 * 1024)
 			return REFUSE("check the device (dmesg)", "cannot learn its sector size: %s",
@@ -156,12 +173,11 @@ static int check_kind(struct target *target, const struct target_request *reques
 	return 0;
 }
 
-static int check_use(const struct target *target, const struct target_request *request, int fd,
-		     struct fault *fault)
+static int check_use(const struct target *target, const struct target_request *request, struct fault *fault)
 {
 	char who[400];
 	const char *remedy = NULL;
-	int r = target_in_use(fd, &target->st, who, sizeof(who), &remedy);
+	int r = target_in_use(target->claim, &target->st, who, sizeof(who), &remedy);
 
 	if (r < 0)
 		return REFUSE("check the device (dmesg)", "cannot find out who uses it: %s", strerror(-r));
@@ -243,13 +259,13 @@ static int try_open(struct target *target, const struct target_request *request,
 	}
 	if (check_kind(target, request, fault))
 		return -1;
-	if (target->block && (check_use(target, request, -1, fault) || check_place(target, request, fault)))
+	if (target->block && (check_use(target, request, fault) || check_place(target, request, fault)))
+		return -1;
+	if (open_claim(target, request, fault))
+		return -1;
+	if (!target->block && check_use(target, request, fault))
 		return -1;
 	if (open_direct(target, request, fault))
-		return -1;
-	if (fstat(target->fd, &target->st) < 0)
-		return REFUSE("check the device (dmesg)", "cannot look at it: %s", strerror(errno));
-	if (!target->block && check_use(target, request, target->fd, fault))
 		return -1;
 	if (check_size(target, request, fault))
 		return -1;
@@ -264,7 +280,7 @@ static int try_open(struct target *target, const struct target_request *request,
 int target_open(struct target *target, const struct target_request *request, struct fault *fault)
 {
 	memset(target, 0, sizeof(*target));
-	target->fd = -1;
+	target->fd = target->claim = -1;
 	target->id = request->id;
 	target->source_bytes = request->source_bytes;
 	target->created = request->known && request->known->created;
@@ -281,7 +297,9 @@ void target_close(struct target *target)
 {
 	if (target->fd >= 0)
 		close(target->fd);
-	target->fd = -1;
+	if (target->claim >= 0)
+		close(target->claim);
+	target->fd = target->claim = -1;
 	json_decref(target->identity);
 	target->identity = NULL;
 }

@@ -22,6 +22,9 @@
 /**
  * struct target - an open target
  * @id, @name: the source disk, as the HELLO has it
+ * @fd: for I/O
+ * @claim: keeps others out: open exclusively (block device), or locked (file). Not @fd, on which a worker of io_uring may still have a
+ *	reference for a moment after the completion, so that closing it would not end the claim
  * @source_bytes: its size; @bytes: the target's own
  * @align: what offsets and lengths of direct I/O are multiples of
  * @unsynced: written to since the last flush began
@@ -31,7 +34,7 @@ struct target {
 	char name[STATE_NAME_BYTES];
 	char path[4096];
 	uint32_t id;
-	int fd;
+	int fd, claim;
 	bool block;
 	bool created;
 	bool unsynced;

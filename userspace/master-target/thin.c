@@ -415,6 +415,7 @@ static int spawn(struct thin *thin, const struct machine *machine, uint64_t base
 	char log[UNDO_UUID_TEXT], from[24], to[24], parent[24];
 	char *argv[] = { (char[]){ "reprotect-master-target" }, (char[]){ "--merge" }, (char *)(uintptr_t)machine->log.path, log, from,
 			 to, parent, NULL };
+	posix_spawn_file_actions_t files;
 	posix_spawnattr_t attributes;
 	sigset_t none;
 	int r;
@@ -427,7 +428,11 @@ static int spawn(struct thin *thin, const struct machine *machine, uint64_t base
 	posix_spawnattr_init(&attributes);
 	posix_spawnattr_setsigmask(&attributes, &none);
 	posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
-	r = posix_spawn(&thin->merging.pid, "/proc/self/exe", NULL, &attributes, argv, environ);
+	/* Closed on exec is too late: that may be after we go on here, and the child has our locks until then. */
+	posix_spawn_file_actions_init(&files);
+	posix_spawn_file_actions_addclosefrom_np(&files, 3);
+	r = posix_spawn(&thin->merging.pid, "/proc/self/exe", &files, &attributes, argv, environ);
+	posix_spawn_file_actions_destroy(&files);
 	posix_spawnattr_destroy(&attributes);
 	return -r;
 }
@@ -547,8 +552,14 @@ static void look(struct thin *thin, struct machine *machine)
 	if (!machine->logged || machine->job.kind == JOB_ROLLBACK)
 		return;
 	guard = undo_use_guard(machine->log.dir);
-	if (guard < 0)
+	if (guard == -EWOULDBLOCK)
 		return; /* somebody is just choosing a state: next time */
+	if (guard < 0) {
+		log_warning("machine %s: undo log %s: cannot be locked, so that none of its recovery points is removed: %s", machine->name,
+			    machine->log.path, strerror(-guard));
+		return;
+	}
+	undo_use_clean(machine->log.dir);
 	states = states_of(thin, machine, &count);
 	if (states && !expire(machine, states, count))
 		begin_merge(thin, machine, states, count);

@@ -76,6 +76,8 @@ int undo_log_open(struct undo_log *log, const char *retention, const char *machi
 	log->dir = r ? -1 : open(log->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (!r && log->dir < 0)
 		r = -errno;
+	if (!r && create)
+		r = undo_use_prepare(log->dir);
 	if (!r)
 		r = undo_tail_map(&log->tail, log->dir, true);
 	if (!r)
