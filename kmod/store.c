@@ -1180,7 +1180,7 @@ void blkcbt_store_stats(struct blkcbt_disk *d, struct blkcbt_store_stats *stats)
 	st = s->st;
 	stats->state = BLKCBT_STORE_ID_ACTIVE;
 	stats->generation = le64_to_cpu(st->super.head.generation);
-	stats->hot = st->nr_hot;
+	stats->hot = READ_ONCE(st->nr_hot);
 	stats->writes = atomic64_read(&s->writes);
 	stats->parked = atomic64_read(&s->parked);
 	stats->memory_bytes = blkcbt_store_state_bytes(st) +

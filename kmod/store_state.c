@@ -155,11 +155,14 @@ static void hot_again(struct blkcbt_store_state *st, u64 e)
  * An extent that is retiring counts until it is staged, for its intent is durable: its
  * granules are dirty after a power cut, though nothing may be under way to them any more.
  *
+ * Context: any; the worker may be changing it.
  * Return: granules, at most; what is staged counts as written.
  */
 u64 blkcbt_store_risk(const struct blkcbt_store_state *st)
 {
-	return st->stored_granules + ((st->nr_hot + st->nr_retiring) << st->geo.extent_shift);
+	u64 extents = READ_ONCE(st->nr_hot) + READ_ONCE(st->nr_retiring);
+
+	return READ_ONCE(st->stored_granules) + (extents << st->geo.extent_shift);
 }
 
 /* Heads a page of the store and sets its checksum. */

@@ -506,8 +506,8 @@ fi
 # ---- a rollback for which there is no room -----------------------------------------------------
 if part room; then
 disks root:24M
-volume tight 40M || not_ok "a small volume"
-big=(--epoch-bytes 22M --frame-bytes 1M --zero-percent 0 --fixed)
+volume tight 64M || not_ok "a small volume" # two whole disks, not three
+big=(--epoch-bytes 24M --frame-bytes 24M --zero-percent 0 --fixed)
 check "starts on a volume with little room" fresh "$T/tight" "retention_reserve = 1M"
 check "an initial epoch" epoch initial --initial "${big[@]}"
 for label in r0 r1; do check "a point" tagged crash $label "${big[@]}"; done

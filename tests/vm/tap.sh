@@ -107,13 +107,13 @@ wait_for() {
 
 next_boot() {
 	echo "# next boot $TAP_N $TAP_FAILED" >&3
+	stty -F /dev/ttyS1 raw -echo # waits until that is out
 	case ${1:-clean} in
 	clean)
 		sync
 		poweroff -f
 		;;
 	cut) # no sync, no flush, no shutdown of anything
-		stty -F /dev/ttyS1 raw -echo
 		echo b >/proc/sysrq-trigger
 		;;
 	*)
