@@ -469,6 +469,8 @@ oldest=$(points '.points[0].name' | tr -d '"')
 nbdcopy "$(uris "$oldest")" "$T/copy1"
 is "the oldest that is left ($oldest) is exact" "$(sum "$T/copy1")" "${SUM[$oldest]}"
 mt points unexport --all "${E[@]}"
+unread() { ! ls "$T"/small/*/use/[0-9]* 2>/dev/null; }
+check "what a reader has left is cleared away" until_true 20 unread
 
 stop_mt
 policy "$T/small" "retention_reserve = 30M"
