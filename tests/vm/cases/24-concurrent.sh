@@ -67,7 +67,9 @@ ok "/dev/vda: detach" cbtctl detach /dev/vda
 for disk in /dev/vdb /dev/mapper/lin; do
 	cbtctl get $disk || cbtctl attach $disk
 	is "$disk: nothing is under way" "$(get $disk inflight)" 0
-	is "$disk: no write escaped" "$(get $disk escapes)" 0
+	# A bio does not tell when it began: one from before the disk was attached that comes back after its first cut counts as
+	# an escape, and everything is marked.
+	[ $disk = /dev/mapper/lin ] || is "$disk: no write escaped" "$(get $disk escapes)" 0
 	ok "$disk: detach" cbtctl detach $disk --force
 	ok "$disk: attach" cbtctl attach $disk
 	ok "$disk: first round" replicate 1 $disk
@@ -81,6 +83,7 @@ for disk in /dev/vdb /dev/mapper/lin; do
 	ok "$disk: last round" replicate 3 $disk
 	echo 3 >/proc/sys/vm/drop_caches
 	ok "$disk: equal" cmp $disk /dev/vdd
+	is "$disk: no write escaped since" "$(get $disk escapes)" 0
 	ok "$disk: detach" cbtctl detach $disk
 done
 is "nothing is tracked" "$(cbtctl get)" ""
