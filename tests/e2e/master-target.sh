@@ -112,7 +112,7 @@ refused() {
 }
 
 echo "# seed $SEED"
-PORT=$(perl -MIO::Socket::INET -e 'print IO::Socket::INET->new(LocalAddr => "127.0.0.1", Listen => 1)->sockport')
+PORT=$(free_port)
 
 # ---- command line -------------------------------------------------------------
 check "--version" sh -c "$PROGRAM --version | grep -q '^reprotect-master-target [0-9]'"

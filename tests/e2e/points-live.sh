@@ -42,7 +42,7 @@ if ! mount -o loop "$T/retention.img" "$T/retention"; then
 	done_testing
 	exit
 fi
-PORT=$(perl -MIO::Socket::INET -e 'print IO::Socket::INET->new(LocalAddr => "127.0.0.1", Listen => 1)->sockport')
+PORT=$(free_port)
 cat >"$T/conf" <<END
 [master-target]
 listen = 127.0.0.1:$PORT

@@ -215,6 +215,14 @@ static void begin_two_points(void)
 	world_write(1, 512, 4096, 62);
 }
 
+/* Two points, and nobody is connected. */
+static void make_two_points(void)
+{
+	begin_two_points();
+	assert_true(world_epoch());
+	world_disconnect();
+}
+
 /* Its layer is open. */
 static void begin_epoch(void)
 {
@@ -254,9 +262,7 @@ static void test_rollback_that_cannot_be_recorded(void **user)
 	struct fault fault = { 0 };
 
 	(void)user;
-	begin_two_points();
-	assert_true(world_epoch());
-	world_disconnect();
+	make_two_points();
 	m = world.machine;
 	assert_int_equal(machine_rollback(m, world.known[0].id, &fault), 0);
 	assert_true(m->state.between);
@@ -279,9 +285,7 @@ static void test_points_that_stay(void **user)
 	struct fault fault = { 0 };
 
 	(void)user;
-	begin_two_points();
-	assert_true(world_epoch());
-	world_disconnect();
+	make_two_points();
 	close_views();
 	spoil_state_dir(dir);
 	assert_int_equal(machine_drop_points(world.machine, &fault), -1);
@@ -315,9 +319,7 @@ static void test_rollback_that_is_stopped(void **user)
 	unsigned stopped = 0;
 
 	(void)user;
-	begin_two_points();
-	assert_true(world_epoch());
-	world_disconnect();
+	make_two_points();
 	m = world.machine;
 	assert_int_equal(machine_rollback_stop(m, &fault), -1);
 	assert_string_equal(fault.code, "no-rollback");

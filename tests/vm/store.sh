@@ -8,6 +8,9 @@
 #   round                one epoch, wholly; $N is its number
 #   equal                the copy is what the disk is
 #   put GRANULE [COUNT]  writes so many from there on
+#   hot_is|risk_is N     so many extents are in use, a power cut would cost so many bytes
+#   retired              none, and nothing: an extent that is being retired is not in use any more, and still sent again
+#                        until that is done
 #   written              enough is dirty for an epoch under load
 
 # Epochs are not numbered again after a reboot.
@@ -26,3 +29,6 @@ equal() {
 }
 put() { dd if=/dev/urandom of="$DISK" bs=4k seek="$1" count="${2:-1}" oflag=direct conv=notrunc; }
 written() { [ "$(get dirty)" -ge 1048576 ]; }
+hot_is() { [ "$(get store_hot)" -eq "$1" ]; }
+risk_is() { [ "$(get store_risk)" -eq "$1" ]; }
+retired() { hot_is 0 && risk_is 0; }

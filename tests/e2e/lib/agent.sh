@@ -43,7 +43,6 @@ none() { ! grep -E "$1" "$2"; }
 # For the end: the agent's own complaints.
 no_reports() { check "no sanitizer report" none 'ERROR: |runtime error|LeakSanitizer' "$T/agent.log"; }
 
-free_port() { perl -MIO::Socket::INET -e 'print IO::Socket::INET->new(LocalAddr => "127.0.0.1", Listen => 1)->sockport'; }
 M_PORT=$(free_port) P_PORT=$(free_port)
 cat >"$T/mt.conf" <<END
 [master-target]

@@ -8,6 +8,7 @@
 #   is|isnt NAME GOT WANTED         what $T/out says is kept for says
 #   says NAME PATTERN [FILE]        the file, default what the last check's command printed, has such a line
 #   done_testing                    is the last
+#   free_port                       prints one of 127.0.0.1
 #
 # What failed is followed by the end of FILE, default what the command printed, and of each of $LOGS.
 
@@ -28,4 +29,5 @@ check() { local name=$1; shift; if "$@" >"$T/out" 2>&1; then ok "$name"; else no
 is() { if [ "$2" = "$3" ]; then ok "$1"; else not_ok "$1"; echo "# $2, not $3"; fi; }
 isnt() { if [ "$2" != "$3" ]; then ok "$1"; else not_ok "$1"; fi; }
 says() { if grep -qE -- "$2" "${3:-$T/out}"; then ok "$1"; else not_ok "$1" "${3:-$T/out}"; fi; }
+free_port() { perl -MIO::Socket::INET -e 'print IO::Socket::INET->new(LocalAddr => "127.0.0.1", Listen => 1)->sockport'; }
 done_testing() { echo "1..$N"; [ "$FAILED" = 0 ]; }

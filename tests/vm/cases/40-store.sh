@@ -15,9 +15,7 @@ load() {
 		--name=trim --ioengine=libaio --direct=1 --rw=randtrim --bs=64k --rate_iops=10 \
 		>/dev/null 2>/tmp/fio.err
 }
-hot_is() { [ "$(get store_hot)" -eq "$1" ]; }
 hot_over() { [ "$(get store_hot)" -gt "$1" ]; }
-risk_is() { [ "$(get store_risk)" -eq "$1" ]; }
 risk_below() { [ "$(get store_risk)" -lt "$1" ]; }
 
 # What is dirty now, to this file; not in a subshell, for the epoch is counted

@@ -6,8 +6,6 @@
 . /lib/store.sh
 
 attach() { cbtctl attach /dev/vda --store /dev/vdc --identity disk-a; }
-# What is being retired is not in use any more, and still sent again until that is done.
-retired() { [ "$(get store_hot) $(get store_risk)" = "0 0" ]; }
 # Written without a flush, copied, committed, retired; then the power goes.
 unflushed() {
 	put 1000 100
